@@ -1,0 +1,28 @@
+"""Keras components that shape a layer's covariance spectrum toward a power law."""
+
+from keras_powerlaw.activity import measure_spectrum
+from keras_powerlaw.callbacks import EigenbasisRefresh, refresh_eigenbasis
+from keras_powerlaw.layers import WhiteningLayer
+from keras_powerlaw.plotting import plot_robustness, plot_spectrum
+from keras_powerlaw.regularizers import (
+    SpectralActivityRegularizer,
+    add_spectral_regularizer,
+)
+from keras_powerlaw.robustness import RobustnessReport, evaluate_robustness
+from keras_powerlaw.spectra import Spectrum
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EigenbasisRefresh",
+    "RobustnessReport",
+    "SpectralActivityRegularizer",
+    "Spectrum",
+    "WhiteningLayer",
+    "add_spectral_regularizer",
+    "evaluate_robustness",
+    "measure_spectrum",
+    "plot_robustness",
+    "plot_spectrum",
+    "refresh_eigenbasis",
+]

@@ -1,0 +1,148 @@
+"""Whitening of a layer's activations."""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_powerlaw.errors import invalid_value
+from keras_powerlaw.spectra import covariance, flatten
+
+
+@keras.saving.register_keras_serializable(package="keras_powerlaw")
+class WhiteningLayer(keras.layers.Layer):
+    """Whitens activations: mean zero, covariance the identity.
+
+    x̃ = R⁻¹ (x − μ),  R Rᵀ = Σ + ridge · I
+
+    where μ and Σ are mean and covariance over the batch and R is the lower Cholesky
+    factor. Gradients flow through mean, covariance and factor. Inputs with more than
+    two dimensions are flattened to `(batch, units)`, and the output has their shape.
+
+    As in batch normalization, moving averages of μ and Σ take the place of the batch's
+    at inference, so that an example's output does not depend on the others in its
+    batch. The first batch sets them; until then inference is nearly the identity.
+
+    All computations are in float32, under any dtype policy. `ridge` is raised where
+    float32 could not resolve it beside the variances: to ε · trace(Σ), ε = 1.2e-7. So
+    the factor exists for every finite batch, also one smaller than the number of units.
+
+    Args:
+        momentum: Momentum of the moving averages, in [0, 1). Defaults to 0.99.
+        ridge: Added to the variances, at least 0. Defaults to 1e-5.
+        use_batch_statistics: If `True`, use the batch's mean and covariance at
+            inference too, as the paper's authors did: each output then depends on the
+            whole batch, and so does every attack on the model. Defaults to `False`.
+
+    Input shape:
+        `(batch, …)`.
+
+    Output shape:
+        That of the input.
+
+    Raises:
+        ValueError: If an argument is outside of its range, or the input has a
+            dimension other than the first that is not known.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_powerlaw as kp
+
+    x = np.random.default_rng(0).normal(size=(500, 4)) @ np.diag([1.0, 2.0, 3.0, 4.0])
+    white = kp.WhiteningLayer()(x.astype("float32"), training=True)
+    print(np.cov(keras.ops.convert_to_numpy(white), rowvar=False).round(3))
+    ```
+
+    Reference:
+        Nassar et al. (2020), eq. (10).
+    """
+
+    def __init__(self, momentum=0.99, ridge=1e-5, use_batch_statistics=False, **kwargs):
+        super().__init__(**kwargs)
+        if not _is_number(momentum) or not 0 <= momentum < 1:
+            raise invalid_value("momentum", "a number in [0, 1)", repr(momentum))
+        if not _is_number(ridge) or not 0 <= ridge < math.inf:
+            raise invalid_value("ridge", "a finite number of at least 0", repr(ridge))
+        self.momentum = float(momentum)
+        self.ridge = float(ridge)
+        self.use_batch_statistics = bool(use_batch_statistics)
+
+    def build(self, input_shape):
+        if len(input_shape) < 2 or None in input_shape[1:]:
+            raise ValueError(
+                "The input of a WhiteningLayer must have a known size in every "
+                f"dimension but the first. Received: input_shape={input_shape}"
+            )
+        units = math.prod(input_shape[1:])
+
+        def statistic(name, shape, initializer):
+            return self.add_weight(
+                name=name,
+                shape=shape,
+                initializer=initializer,
+                dtype="float32",
+                trainable=False,
+                autocast=False,
+            )
+
+        self.moving_mean = statistic("moving_mean", (units,), "zeros")
+        self.moving_covariance = statistic(
+            "moving_covariance", (units, units), "identity"
+        )
+        self.updates = statistic("updates", (), "zeros")
+
+    def call(self, inputs, training=False):
+        activity = flatten(ops.cast(inputs, "float32"))
+        if training or self.use_batch_statistics:
+            mean, sigma = covariance(activity)
+        else:
+            mean, sigma = self.moving_mean.value, self.moving_covariance.value
+        if training:
+            self._update(mean, sigma, ops.shape(activity)[0])
+        factor = ops.cholesky(_with_ridge(sigma, self.ridge))
+        centred = ops.transpose(activity - mean)
+        white = ops.transpose(ops.solve_triangular(factor, centred, lower=True))
+        return ops.cast(ops.reshape(white, ops.shape(inputs)), self.compute_dtype)
+
+    def _update(self, mean, sigma, batch):
+        # The plain average of the first batches, then an exponential one: the identity
+        # that the covariance starts from would drown small variances for long. A
+        # single example has no covariance and is left out.
+        counts = ops.cast(batch > 1, "float32")
+        updates = self.updates.value
+        momentum = ops.minimum(updates / (updates + 1), self.momentum)
+        weight = counts * (1 - momentum)
+        for moving, value in (
+            (self.moving_mean, mean),
+            (self.moving_covariance, sigma),
+        ):
+            change = ops.stop_gradient(value) - moving.value
+            moving.assign(moving.value + weight * change)
+        self.updates.assign(updates + counts)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "ridge": self.ridge,
+            "use_batch_statistics": self.use_batch_statistics,
+        }
+
+
+def _with_ridge(sigma, ridge):
+    resolution = float(np.finfo("float32").eps) * ops.trace(ops.stop_gradient(sigma))
+    return sigma + ops.maximum(ridge, resolution) * ops.eye(sigma.shape[0])
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

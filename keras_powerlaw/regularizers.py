@@ -1,0 +1,350 @@
+"""The spectral regularizer, and adding it to a model that exists."""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import keras
+from keras import ops
+
+from keras_powerlaw.activity import find_layer, flatten_layers
+from keras_powerlaw.errors import invalid_value
+from keras_powerlaw.spectra import (
+    exact_variances,
+    flatten,
+    power_law_penalty,
+    projected_variances,
+)
+
+
+# A `Layer` as well: Keras then tracks it as a part of the layer it is given to, so that
+# its loss and its basis are seen by every backend, and it computes in float32 under any
+# dtype policy.
+@keras.saving.register_keras_serializable(package="keras_powerlaw")
+class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regularizer):
+    """Pulls the covariance spectrum of a layer's activations toward a power law.
+
+    Adds to the training loss
+
+    R = β/N Σ_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],
+    γₙ = λ_τ (n/τ)^(−α)
+
+    where λ₁ ≥ … ≥ λ_N are the eigenvalues of the covariance of the layer's N units over
+    the batch, and λ_τ within γₙ is a constant for the gradient. Activations with more
+    than two dimensions are flattened to `(batch, N)`.
+
+    By default the eigenvalues are estimated as the variances along fixed directions,
+    the eigenvectors over the training set (eq. (5)). Those are *derived state*, renewed
+    by the `EigenbasisRefresh` callback or `refresh_eigenbasis()`, and in no saved
+    file. While there are none, a training step is refused, and `evaluate()` and
+    `predict()` leave the penalty out.
+
+    Give it to any layer as `activity_regularizer`, a new object to each. The penalty
+    is eq. (2) whatever the batch size: it enters `model.losses` as one term of its own,
+    and calling the regularizer returns zero. A batch of one example, having no
+    covariance, is not penalized.
+
+    Args:
+        alpha: Exponent α of the target, at least 0. Defaults to 1.
+        tau: 1-based index of the first eigenvalue of the power law, at least 1 and at
+            most the layer's width. Defaults to 10.
+        beta: Strength β, at least 0. Defaults to 1.
+        exact: If `True`, decompose the covariance of every batch instead: slow, needs
+            a batch larger than the layer's width, and no `EigenbasisRefresh`.
+            Defaults to `False`.
+
+    Raises:
+        ValueError: If an argument is outside of its range, or, in a training step, if
+            there is no eigenbasis yet.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_powerlaw as kp
+
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            keras.layers.Dense(
+                50,
+                activation="tanh",
+                activity_regularizer=kp.SpectralActivityRegularizer(tau=5, beta=2.0),
+            ),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(500, 20)), rng.integers(10, size=500)
+    model.fit(x, y, epochs=2, callbacks=[kp.EigenbasisRefresh(x)], verbose=0)
+    ```
+
+    Reference:
+        Nassar et al. (2020), *On 1/n neural representation and robustness*, eqs. (2)
+        and (5).
+    """
+
+    def __init__(self, alpha=1.0, tau=10, beta=1.0, *, exact=False):
+        super().__init__(dtype="float32")
+        self.alpha = _checked_number("alpha", alpha)
+        self.tau = _checked_tau(tau)
+        self.beta = _checked_number("beta", beta)
+        if not isinstance(exact, bool):
+            raise invalid_value("exact", "a boolean", repr(exact))
+        self.exact = exact
+        self.basis = None
+        # The basis comes with the first refresh: there is nothing to build before.
+        self.built = True
+        if exact and keras.backend.backend() == "tensorflow":
+            # XLA's eigendecomposition has returned wrong results under TensorFlow.
+            self.supports_jit = False
+
+    def call(self, activity, training=None):
+        if self.exact or self.basis is not None:
+            self.add_loss(self.penalty(activity))
+        elif training:
+            raise ValueError(
+                "A layer with a SpectralActivityRegularizer can't be trained before "
+                "its eigenbasis is known. Pass `callbacks=[keras_powerlaw."
+                "EigenbasisRefresh(x_train)]` to `fit()`, or call `keras_powerlaw."
+                "refresh_eigenbasis(model, x_train)` before a training loop of your "
+                "own."
+            )
+        # Keras divides what an activity regularizer returns by the batch size (since
+        # version 3.14, not before). The penalty has been recorded above instead.
+        return ops.zeros((), dtype="float32")
+
+    def penalty(self, activity):
+        """The value of eq. (2) for a batch of activations.
+
+        Args:
+            activity: Floating tensor of shape `(batch, …)`.
+
+        Returns:
+            A scalar, float32.
+        """
+        activity = flatten(ops.cast(activity, "float32"))
+        self.check_width(activity.shape[1])
+        if self.exact:
+            tail = exact_variances(activity)[self.tau - 1 :]
+        elif self.basis is not None:
+            tail = projected_variances(activity, self.basis)
+        else:
+            raise ValueError(
+                "There is no eigenbasis yet: call `keras_powerlaw."
+                "refresh_eigenbasis(model, x_train)` first."
+            )
+        return power_law_penalty(tail, self.alpha, self.tau, self.beta)
+
+    def set_basis(self, eigenvectors):
+        """Stores the eigenvectors that the penalty needs.
+
+        Args:
+            eigenvectors: Array of shape `(units, units)`, one eigenvector per column,
+                sorted by eigenvalue, largest first.
+        """
+        self.check_width(len(eigenvectors))
+        needed = eigenvectors[:, self.tau - 1 :]
+        if self.basis is None:
+            self.basis = self.add_weight(
+                name="basis", shape=needed.shape, initializer="zeros", trainable=False
+            )
+        self.basis.assign(needed)
+
+    def check_width(self, units):
+        """Raises a `ValueError` if a layer of `units` units is too narrow for τ."""
+        if self.tau > units:
+            raise invalid_value(
+                "tau",
+                f"at most the width of the regularized layer, {units} units",
+                self.tau,
+            )
+
+    # The basis is a variable like a seed generator's state, not a weight: it is in no
+    # file and not in `get_weights()`, so that regularized and plain models can exchange
+    # both, and `count_params()` is that of the plain model.
+    @property
+    def weights(self):
+        return []
+
+    def save_own_variables(self, store):
+        pass
+
+    def load_own_variables(self, store):
+        pass
+
+    def get_config(self):
+        return {
+            "alpha": self.alpha,
+            "tau": self.tau,
+            "beta": self.beta,
+            "exact": self.exact,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def regularized_layers(model):
+    """The layers of `model` that have a `SpectralActivityRegularizer`.
+
+    Raises:
+        ValueError: If two of them share one regularizer.
+    """
+    found = [
+        layer
+        for layer in flatten_layers(model)
+        if isinstance(layer.activity_regularizer, SpectralActivityRegularizer)
+    ]
+    owners = {}
+    for layer in found:
+        first = owners.setdefault(id(layer.activity_regularizer), layer)
+        if first is not layer:
+            raise invalid_value(
+                "activity_regularizer",
+                "a SpectralActivityRegularizer for each layer, since each has an "
+                "eigenbasis of its own",
+                f"the same object for layers '{first.name}' and '{layer.name}'",
+            )
+    return found
+
+
+def add_spectral_regularizer(
+    model, layers, alpha=1.0, tau=10, beta=1.0, *, exact=False
+):
+    """Gives layers of an existing model a `SpectralActivityRegularizer`.
+
+    Args:
+        model: A Sequential or Functional model, fresh or trained, compiled or not. It
+            is left as it is.
+        layers: Layers of the model, or their names: one, or a list.
+        alpha: Exponent α; a number for all layers, or a list with one for each.
+        tau: First eigenvalue τ; likewise.
+        beta: Strength β; likewise.
+        exact: See `SpectralActivityRegularizer`.
+
+    Returns:
+        A new model with the same weights, whose predictions are equal bit by bit. If
+        `model` is compiled, so is the new one, with the same settings and the state
+        of the optimizer.
+
+    Raises:
+        ValueError: If the model is subclassed, a layer does not exist or has another
+            activity regularizer, or a list has not one entry per layer.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_powerlaw as kp
+
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            keras.layers.Dense(50, activation="tanh", name="first"),
+            keras.layers.Dense(50, activation="tanh", name="last"),
+            keras.layers.Dense(10),
+        ]
+    )
+    regularized = kp.add_spectral_regularizer(
+        model, ["first", "last"], alpha=[1.5, 1.0], tau=5
+    )
+    ```
+
+    Reference:
+        Nassar et al. (2020), eq. (2) and section 4.3; exponents that vary with depth
+        are the outlook of its section 5.
+    """
+    if not isinstance(model, keras.Sequential) and not _is_functional(model):
+        raise invalid_value(
+            "model",
+            "a Sequential or Functional model (in a subclassed model, pass "
+            "`activity_regularizer=keras_powerlaw.SpectralActivityRegularizer(...)` to "
+            "the layer where it is created)",
+            f"{model} (of type {type(model)})",
+        )
+    if isinstance(layers, str | keras.layers.Layer):
+        layers = [layers]
+    if not layers:
+        raise invalid_value("layers", "at least one layer", layers)
+    targets = [find_layer(model, layer) for layer in layers]
+    settings = [
+        {"alpha": a, "tau": t, "beta": b, "exact": exact}
+        for a, t, b in zip(
+            _one_per_layer("alpha", alpha, targets),
+            _one_per_layer("tau", tau, targets),
+            _one_per_layer("beta", beta, targets),
+            strict=True,
+        )
+    ]
+    regularizers = {}
+    for layer, setting in zip(targets, settings, strict=True):
+        present = layer.activity_regularizer
+        if present is not None and not isinstance(present, SpectralActivityRegularizer):
+            raise invalid_value(
+                "layers",
+                "layers without another activity regularizer",
+                f"'{layer.name}', which has {present}",
+            )
+        regularizer = SpectralActivityRegularizer(**setting)
+        if layer.built:
+            regularizer.check_width(math.prod(layer.output.shape[1:]))
+        regularizers[id(layer)] = keras.regularizers.serialize(regularizer)
+
+    def clone(layer):
+        config = layer.get_config()
+        if id(layer) in regularizers:
+            config["activity_regularizer"] = regularizers[id(layer)]
+        return layer.__class__.from_config(config)
+
+    regularized = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    if model.built:
+        regularized.set_weights(model.get_weights())
+    if model.compiled:
+        regularized.compile_from_config(model.get_compile_config())
+        if model.optimizer.built:
+            regularized.optimizer.build(regularized.trainable_variables)
+            for new, old in zip(
+                regularized.optimizer.variables, model.optimizer.variables, strict=True
+            ):
+                new.assign(old)
+    return regularized
+
+
+def _is_functional(model):
+    # `keras.Model(inputs, outputs)` makes one; its class is not public.
+    return isinstance(model, keras.Model) and type(model).__name__ == "Functional"
+
+
+def _one_per_layer(name, value, layers):
+    if not isinstance(value, list | tuple):
+        return [value] * len(layers)
+    if len(value) != len(layers):
+        raise invalid_value(
+            name,
+            f"a number, or a list with one for each of the {len(layers)} layers",
+            value,
+        )
+    return value
+
+
+def _checked_number(name, value):
+    if (
+        not isinstance(value, numbers.Real)
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or value < 0
+    ):
+        raise invalid_value(name, "a finite number of at least 0", repr(value))
+    return float(value)
+
+
+def _checked_tau(tau):
+    if not isinstance(tau, numbers.Integral) or isinstance(tau, bool) or tau < 1:
+        raise invalid_value("tau", "an integer of at least 1", repr(tau))
+    return int(tau)

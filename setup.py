@@ -1,0 +1,75 @@
+"""Metadata and dependencies; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+
+
+def read(path):
+    """Returns the text of a file, or nothing where it does not exist (an sdist)."""
+    path = ROOT / path
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def version():
+    """Returns `__version__` without importing the package (and TensorFlow)."""
+    source = read("keras_powerlaw/__init__.py")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, flags=re.MULTILINE)
+    if match is None:
+        raise RuntimeError("keras_powerlaw/__init__.py has no `__version__` line.")
+    return match.group(1)
+
+
+ROBUSTNESS = ["cleverhans>=4.0.0"]
+PLOTS = ["matplotlib>=3.9"]
+EXAMPLES = [
+    *ROBUSTNESS,
+    *PLOTS,
+    "scikit-learn>=1.4",
+    "tensorflow-datasets>=4.9.7",
+    "importlib_resources",  # tensorflow-datasets imports it without declaring it
+]
+# ruff is held to one minor version, because each may format differently.
+TEST = [*EXAMPLES, "mypy>=1.13", "pytest>=8", "ruff==0.17.*", "tensorboard"]
+DOCS = ["latex2mathml>=3.77", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
+
+setup(
+    name="keras-powerlaw",
+    version=version(),
+    description="A 1/n spectral regularizer for Keras models, and its measurements",
+    long_description=read("README.md"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="keras tensorflow regularization robustness eigenspectrum power-law",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=["keras_powerlaw"],
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "keras>=3.12",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "tensorflow>=2.18",
+    ],
+    extras_require={
+        "robustness": ROBUSTNESS,
+        "plots": PLOTS,
+        "examples": EXAMPLES,
+        "test": TEST,
+        "docs": DOCS,
+        "gpu": ["tensorflow[and-cuda]"],
+        "dev": [*TEST, "pre-commit>=3"],
+    },
+)

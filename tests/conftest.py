@@ -1,0 +1,68 @@
+"""Environment and data that the tests share."""
+
+import os
+
+# Read when Keras, TensorFlow and Matplotlib are first imported.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def reproducible():
+    """Every test starts with the same seeds and fresh layer names."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """scikit-learn's handwritten digits.
+
+    Returns:
+        `(x_train, y_train), (x_test, y_test)`: 1437 and 360 images as float32 of
+        shape `(M, 8, 8, 1)` in [0, 1], and labels 0 to 9 as int64 of shape `(M,)`.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).astype("float32").reshape(-1, 8, 8, 1)
+    x_train, x_test, y_train, y_test = train_test_split(
+        images, labels, test_size=360, stratify=labels, random_state=0
+    )
+    return (x_train, y_train), (x_test, y_test)
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """Real MNIST, or a skip where it has not been prepared.
+
+    Returns:
+        `(x_train, y_train), (x_test, y_test)`: 60000 and 10000 images as float32 of
+        shape `(M, 28, 28, 1)` in [0, 1], and labels 0 to 9 as int64 of shape `(M,)`.
+    """
+    data_dir = os.environ.get("TFDS_DATA_DIR")
+    if not data_dir:
+        pytest.skip("needs real MNIST: TFDS_DATA_DIR is not set")
+    if not os.path.isdir(os.path.join(data_dir, "mnist")):
+        pytest.skip(f"needs real MNIST: TFDS_DATA_DIR={data_dir} has no mnist")
+
+    import tensorflow_datasets as tfds
+
+    splits = tfds.load(
+        "mnist",
+        split=["train", "test"],
+        data_dir=data_dir,
+        download=False,
+        batch_size=-1,
+        as_supervised=True,
+    )
+    return tuple(
+        (np.asarray(images, "float32") / 255, np.asarray(labels))
+        for images, labels in splits
+    )

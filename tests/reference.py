@@ -1,0 +1,52 @@
+"""The paper's equations written out in NumPy float64, independent of the package."""
+
+import numpy as np
+
+
+def penalty(variances, alpha, tau, beta, kappa_from=None):
+    """Eq. (2) term by term, from all N variances.
+
+    `kappa_from` gives the variances that fix κ, where those are held constant.
+    """
+    anchor = (variances if kappa_from is None else kappa_from)[tau - 1]
+    width = len(variances)
+    total = 0.0
+    for n in range(tau, width + 1):
+        ratio = variances[n - 1] / (anchor * (n / tau) ** -alpha)
+        total += (ratio - 1) ** 2
+        # At n = τ the ratio is 1 by definition of κ: the kink adds nothing.
+        if n > tau:
+            total += max(0.0, ratio - 1)
+    return beta / width * total
+
+
+def authors_penalty(variances, alpha, beta, start=11):
+    """The form of the authors' code: anchored on the 11th, summed from the 12th."""
+    ordered = np.sort(variances)[::-1]
+    n = np.arange(start + 1, len(ordered) + 1)
+    target = ordered[start - 1] * start**alpha * n**-alpha
+    ratio = ordered[start:] / target
+    return beta / len(ordered) * np.sum((ratio - 1) ** 2 + np.maximum(0, ratio - 1))
+
+
+def variances(activity, basis):
+    """Eq. (5): the diagonal of VᵀΣV, with Σ formed."""
+    flat = np.asarray(activity, "float64").reshape(len(activity), -1)
+    return np.diag(basis.T @ np.cov(flat, rowvar=False) @ basis)
+
+
+def eigenvectors(activity):
+    """Eigenvectors of the covariance in columns, by eigenvalue, largest first."""
+    flat = np.asarray(activity, "float64").reshape(len(activity), -1)
+    return np.linalg.eigh(np.cov(flat, rowvar=False))[1][:, ::-1]
+
+
+def orthonormal(units, rng):
+    return np.linalg.qr(rng.normal(size=(units, units)))[0]
+
+
+def directional_derivative(function, x, direction, step=1e-5):
+    """Central finite difference."""
+    return (function(x + step * direction) - function(x - step * direction)) / (
+        2 * step
+    )

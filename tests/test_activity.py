@@ -1,0 +1,116 @@
+"""Measuring spectra of models."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_powerlaw as kp
+from keras_powerlaw.activity import observe
+
+
+@pytest.fixture
+def model():
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(3, 3, activation="tanh", name="conv"),
+            layers.Flatten(name="flat"),
+            layers.Dense(20, activation="tanh", name="hidden"),
+            layers.Dense(4, name="logits"),
+        ]
+    )
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).normal(size=(210, 6, 6, 1)).astype("float32")
+
+
+def expected(model, x, name):
+    layer = keras.Model(model.inputs, model.get_layer(name).output)
+    activity = ops.convert_to_numpy(layer(x, training=False)).reshape(len(x), -1)
+    return np.linalg.eigvalsh(np.cov(activity, rowvar=False))[::-1]
+
+
+@pytest.mark.parametrize("name", ["conv", "hidden", "logits"])
+@pytest.mark.parametrize("batch_size", [1024, 100, 11])
+def test_measures_eigenvalues_over_the_whole_set(model, x, name, batch_size):
+    spectrum = kp.measure_spectrum(model, x, name, batch_size=batch_size)
+    eigenvalues = expected(model, x, name)
+    np.testing.assert_allclose(
+        spectrum.eigenvalues, eigenvalues, atol=1e-6 * eigenvalues[0]
+    )
+
+
+def test_takes_the_layer_itself_and_a_fit_range(model, x):
+    spectrum = kp.measure_spectrum(model, x, model.layers[2], fit_range=(2, 15))
+    assert spectrum.fit_range == (2, 15)
+    low, high = spectrum.exponent_interval
+    assert low < spectrum.exponent < high
+    np.testing.assert_allclose(
+        spectrum.eigenvalues, expected(model, x, "hidden"), atol=1e-6
+    )
+
+
+def test_layer_of_a_nested_model(model, x):
+    outer = keras.Sequential([keras.Input((6, 6, 1)), model, layers.Softmax()])
+    spectrum = kp.measure_spectrum(outer, x, "hidden")
+    np.testing.assert_allclose(
+        spectrum.eigenvalues, expected(model, x, "hidden"), atol=1e-6
+    )
+
+
+def test_regularized_and_plain_models_measure_the_same(model, x):
+    regularized = kp.add_spectral_regularizer(model, ["conv", "hidden"], tau=2)
+    kp.refresh_eigenbasis(regularized, x)
+    for name in ("conv", "hidden"):
+        np.testing.assert_array_equal(
+            kp.measure_spectrum(regularized, x, name).eigenvalues,
+            kp.measure_spectrum(model, x, name).eigenvalues,
+        )
+
+
+def test_lists_the_layers_if_there_is_no_such_layer(model, x):
+    with pytest.raises(ValueError, match="'conv', 'flat', 'hidden', 'logits'.*'third'"):
+        kp.measure_spectrum(model, x, "third")
+
+
+def test_layer_that_the_model_does_not_call(x):
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used = layers.Flatten(name="used")
+            self.unused = layers.Dense(3, name="unused")
+
+        def call(self, x):
+            return self.used(x)
+
+    with pytest.raises(ValueError, match="'unused' was not called"):
+        kp.measure_spectrum(Subclassed(), x, "unused")
+
+
+def test_observing_leaves_no_trace_even_after_an_error(model, x):
+    l2 = keras.regularizers.L2(1e-3)
+    layer = layers.Dense(20, name="hidden", activity_regularizer=l2)
+    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layer])
+    before = dict(vars(model.layers[0]))
+    with pytest.raises(RuntimeError), observe(model, model.layers) as observed:
+        model(x)
+        raise RuntimeError
+    assert [len(calls) for calls in observed] == [1, 1]
+    assert layer.activity_regularizer is l2
+    assert vars(model.layers[0]).keys() == before.keys()
+    assert model.layers[0].activity_regularizer is None
+    model(x)
+    assert float(sum(model.losses)) > 0
+
+
+def test_real_digits_have_a_spectrum_steeper_than_1_over_n(digits):
+    (x, _), _ = digits
+    model = keras.Sequential([keras.Input(x.shape[1:]), layers.Flatten(name="pixels")])
+    spectrum = kp.measure_spectrum(model, x, "pixels")
+    eigenvalues = np.linalg.eigvalsh(np.cov(x.reshape(len(x), -1), rowvar=False))
+    np.testing.assert_allclose(spectrum.eigenvalues, eigenvalues[::-1], atol=1e-10)
+    assert spectrum.rank == np.sum(x.std(axis=0) > 0)  # some pixels are always blank
+    assert spectrum.exponent > 1.5

@@ -1,0 +1,416 @@
+"""Renewing the eigenbasis, within `fit()` and outside."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_powerlaw as kp
+
+UNITS = {"conv": 72, "hidden": 24}
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(230, 8, 8, 1)).astype("float32")
+    return x, rng.integers(4, size=len(x))
+
+
+@pytest.fixture
+def model():
+    """Two regularized layers, one of them convolutional."""
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(
+                2,
+                3,
+                activation="tanh",
+                name="conv",
+                activity_regularizer=kp.SpectralActivityRegularizer(tau=1),
+            ),
+            layers.Flatten(),
+            layers.Dense(
+                24,
+                activation="tanh",
+                name="hidden",
+                activity_regularizer=kp.SpectralActivityRegularizer(tau=1),
+            ),
+            layers.Dense(4),
+        ]
+    )
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
+
+
+def activities(model, x):
+    """The regularized activations of a full data set, apart from the package."""
+    outputs = [model.get_layer(name).output for name in UNITS]
+    flat = keras.Model(model.inputs, outputs)(x, training=False)
+    return {
+        name: ops.convert_to_numpy(activity).reshape(len(x), -1).astype("float64")
+        for name, activity in zip(UNITS, flat, strict=True)
+    }
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x, y, size=50):
+        super().__init__()
+        self.x, self.y, self.size = x, y, size
+
+    def __len__(self):
+        return -(-len(self.x) // self.size)
+
+    def __getitem__(self, index):
+        rows = slice(index * self.size, (index + 1) * self.size)
+        return self.x[rows], self.y[rows]
+
+
+def as_tf_data(x, y):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(50)
+
+
+def as_tf_data_without_labels(x, y):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(x).batch(229)  # leaves a batch of one
+
+
+FORMS = {
+    "array": lambda x, y: x,
+    "tensor": lambda x, y: ops.convert_to_tensor(x),
+    "list of one array": lambda x, y: [x],
+    "tf.data.Dataset": as_tf_data,
+    "tf.data.Dataset without labels": as_tf_data_without_labels,
+    "PyDataset": Batches,
+    "batches that can be iterated again": lambda x, y: Batches(x, y, 230),
+}
+
+
+class TestRefresh:
+    @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+    def test_basis_diagonalizes_the_covariance_of_the_full_set(self, model, data, form):
+        spectra = kp.refresh_eigenbasis(model, form(*data), batch_size=64)
+        for name, activity in activities(model, data[0]).items():
+            basis = ops.convert_to_numpy(
+                model.get_layer(name).activity_regularizer.basis
+            ).astype("float64")
+            assert basis.shape == (UNITS[name], UNITS[name])
+            sigma = np.cov(activity, rowvar=False)
+            rotated = basis.T @ sigma @ basis
+            eigenvalues = np.diag(rotated)
+            off_diagonal = rotated - np.diag(eigenvalues)
+            assert np.abs(off_diagonal).sum() < 1e-4 * np.trace(sigma)
+            assert np.all(np.diff(eigenvalues) <= 1e-6 * eigenvalues[0])
+            np.testing.assert_allclose(
+                spectra[name].eigenvalues,
+                np.linalg.eigvalsh(sigma)[::-1],
+                atol=1e-6 * eigenvalues[0],
+            )
+
+    def test_keeps_the_eigenvectors_from_tau_on(self, data):
+        regularizer = kp.SpectralActivityRegularizer(tau=5)
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Flatten(),
+                layers.Dense(24, activity_regularizer=regularizer, name="hidden"),
+            ]
+        )
+        kp.refresh_eigenbasis(model, data[0])
+        assert regularizer.basis.shape == (24, 20)
+
+    def test_leaves_the_model_as_it_was(self, model, data):
+        weights = model.get_weights()
+        regularizer = model.get_layer("hidden").activity_regularizer
+        kp.refresh_eigenbasis(model, data[0])
+        assert model.get_layer("hidden").activity_regularizer is regularizer
+        for before, after in zip(weights, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(before, after)
+
+    def test_uses_inference_mode(self, data):
+        norm = layers.BatchNormalization(
+            activity_regularizer=kp.SpectralActivityRegularizer(tau=1), name="norm"
+        )
+        model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), norm])
+        kp.refresh_eigenbasis(model, data[0])
+        np.testing.assert_array_equal(norm.moving_mean, np.zeros(64))
+
+    def test_on_a_subset(self, model, data):
+        some = kp.refresh_eigenbasis(model, data[0], max_samples=100, seed=1)
+        same = kp.refresh_eigenbasis(model, data[0], max_samples=100, seed=1)
+        other = kp.refresh_eigenbasis(model, data[0], max_samples=100, seed=2)
+        first = kp.refresh_eigenbasis(model, Batches(*data), max_samples=120)
+        for name in UNITS:
+            np.testing.assert_array_equal(
+                some[name].eigenvalues, same[name].eigenvalues
+            )
+            assert not np.array_equal(some[name].eigenvalues, other[name].eigenvalues)
+            sigma = np.cov(activities(model, data[0][:120])[name], rowvar=False)
+            np.testing.assert_allclose(
+                first[name].eigenvalues, np.linalg.eigvalsh(sigma)[::-1], atol=1e-6
+            )
+
+    def test_shared_layer_pools_all_its_calls(self):
+        one, two = keras.Input((5,)), keras.Input((5,))
+        shared = layers.Dense(
+            8, activity_regularizer=kp.SpectralActivityRegularizer(tau=1), name="shared"
+        )
+        model = keras.Model([one, two], layers.Add()([shared(one), shared(two)]))
+        rng = np.random.default_rng(1)
+        x = [rng.normal(size=(90, 5)).astype("float32") for _ in range(2)]
+        found = kp.refresh_eigenbasis(model, x)["shared"].eigenvalues
+        pooled = ops.convert_to_numpy(shared(np.concatenate(x)))
+        expected = np.linalg.eigvalsh(np.cov(pooled, rowvar=False))[::-1]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    def test_subclassed_model(self, data):
+        class Subclassed(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.flatten = layers.Flatten()
+                self.hidden = layers.Dense(
+                    9,
+                    activity_regularizer=kp.SpectralActivityRegularizer(tau=2),
+                    name="hidden",
+                )
+
+            def call(self, x):
+                return self.hidden(self.flatten(x))
+
+        spectra = kp.refresh_eigenbasis(Subclassed(), data[0])
+        assert len(spectra["hidden"].eigenvalues) == 9
+
+    def test_shows_progress_only_when_asked_or_slow(self, model, data, capsys):
+        kp.refresh_eigenbasis(model, data[0], verbose=0)
+        kp.refresh_eigenbasis(model, data[0], verbose="auto")
+        assert capsys.readouterr().out == ""
+        kp.refresh_eigenbasis(model, data[0], batch_size=100, verbose=1)
+        printed = capsys.readouterr().out
+        assert "Eigenbasis" in printed and "3/3" in printed
+
+
+class TestCallback:
+    def fit(self, model, data, refresh, epochs=3, callbacks=(), **settings):
+        """Returns the epochs and steps at which the basis changed."""
+        changes = []
+
+        class Watch(keras.callbacks.Callback):
+            """Listed after the refresh, so it sees a batch's basis before its step."""
+
+            before = None
+
+            def on_epoch_begin(self, epoch, logs=None):
+                self.epoch = epoch
+
+            def on_train_batch_begin(self, batch, logs=None):
+                basis = model.get_layer("hidden").activity_regularizer.basis.numpy()
+                if self.before is None or not np.array_equal(basis, self.before):
+                    changes.append((self.epoch, batch))
+                self.before = basis
+
+        model.fit(
+            *data,
+            batch_size=46,  # five steps an epoch
+            epochs=epochs,
+            verbose=0,
+            callbacks=[refresh, Watch(), *callbacks],
+            **settings,
+        )
+        return changes
+
+    def test_every_epoch_by_default(self, model, data):
+        changes = self.fit(model, data, kp.EigenbasisRefresh(data[0]))
+        assert changes == [(0, 0), (1, 0), (2, 0)]
+
+    def test_every_so_many_epochs(self, model, data):
+        refresh = kp.EigenbasisRefresh(data[0], every_epochs=2)
+        assert self.fit(model, data, refresh, epochs=4) == [(0, 0), (2, 0)]
+
+    def test_at_the_start_of_a_later_fit(self, model, data):
+        refresh = kp.EigenbasisRefresh(data[0], every_epochs=2)
+        changes = self.fit(model, data, refresh, epochs=4, initial_epoch=1)
+        assert changes == [(1, 0), (2, 0)]
+
+    def test_every_so_many_steps(self, model, data):
+        refresh = kp.EigenbasisRefresh(data[0], every_steps=3)
+        changes = self.fit(model, data, refresh)
+        assert changes == [(0, 0), (0, 3), (1, 1), (1, 4), (2, 2)]
+
+    def test_next_step_uses_the_new_basis(self, model, data):
+        x, y = data
+        reported = []
+
+        class Watch(keras.callbacks.Callback):
+            def on_train_batch_begin(self, batch, logs=None):
+                logits = model(x, training=True)
+                penalty = sum(float(loss) for loss in model.losses)
+                reported.append(float(model.loss(y, logits)) + penalty)
+
+        refresh = kp.EigenbasisRefresh(x)
+        history = model.fit(
+            x, y, batch_size=230, epochs=3, verbose=0, callbacks=[refresh, Watch()]
+        )
+        np.testing.assert_allclose(history.history["loss"], reported, rtol=1e-5)
+
+    def test_refresh_does_not_retrace(self, data):
+        traces = []
+
+        @keras.saving.register_keras_serializable("tests")
+        class Counted(layers.Layer):
+            def call(self, x):
+                traces.append(1)
+                return x
+
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Flatten(),
+                layers.Dense(
+                    9, activity_regularizer=kp.SpectralActivityRegularizer(tau=2)
+                ),
+                Counted(),
+            ]
+        )
+        model.compile("adam", "mse")
+        counts = []
+
+        class Watch(keras.callbacks.Callback):
+            def on_train_batch_begin(self, batch, logs=None):
+                counts.append(len(traces))
+
+            def on_train_batch_end(self, batch, logs=None):
+                counts.append(len(traces))
+
+        refresh = kp.EigenbasisRefresh(data[0], batch_size=230)
+        model.fit(
+            data[0],
+            np.zeros((230, 9)),
+            batch_size=230,
+            epochs=5,
+            verbose=0,
+            callbacks=[refresh, Watch()],
+        )
+        during_steps = np.diff(counts)[::2]
+        assert during_steps[0] >= 1 and not during_steps[1:].any()
+
+    def test_exponent_is_logged(self, model, data, tmp_path, capsys):
+        logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+        board = keras.callbacks.TensorBoard(tmp_path / "board")
+        refresh = kp.EigenbasisRefresh(data[0])
+        history = model.fit(
+            *data, epochs=2, verbose=2, callbacks=[refresh, logger, board]
+        ).history
+        for name in UNITS:
+            assert len(history[f"{name}_exponent"]) == 2
+            assert f"{name}_exponent" in capsys.readouterr().out or name == "hidden"
+            with open(tmp_path / "log.csv") as file:
+                logged = [
+                    float(row[f"{name}_exponent"]) for row in csv.DictReader(file)
+                ]
+            np.testing.assert_allclose(logged, history[f"{name}_exponent"])
+            assert history[f"{name}_exponent"][1] == refresh.spectra[name].exponent
+        events = b"".join(p.read_bytes() for p in (tmp_path / "board").rglob("*tfev*"))
+        assert b"epoch_hidden_exponent" in events
+
+    def test_is_silent_when_fit_is(self, model, data, capsys):
+        model.fit(*data, verbose=0, callbacks=[kp.EigenbasisRefresh(data[0])])
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize("name", ["every_epochs", "every_steps"])
+    @pytest.mark.parametrize("bad", [0, -1, 1.5, "epoch"])
+    def test_refuses_other_intervals(self, name, bad):
+        with pytest.raises(ValueError, match=f"argument `{name}`. Expected .*an int"):
+            kp.EigenbasisRefresh(np.zeros((3, 2)), **{name: bad})
+
+
+def endless(x):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(x).batch(50).repeat()
+
+
+class TestBadInput:
+    BAD = {
+        "empty": (lambda x: x[:0], "at least two examples.* Received: 0 example"),
+        "one example": (lambda x: x[:1], "at least two examples.* Received: 1 example"),
+        "another shape": (
+            lambda x: x[:, :7],
+            r"shape \(None, 8, 8, 1\).*\(230, 7, 8, 1",
+        ),
+        "too many inputs": (lambda x: [x, x], "Expected batches of shape"),
+        "other lengths": (lambda x: [x, x[:9]], "the same number of examples"),
+        "a generator": (lambda x: (row for row in [x]), "not a generator"),
+        "a number": (lambda x: 3, "Expected an array"),
+        "a list of numbers": (lambda x: [1.0, 2.0], "Expected an array"),
+        "an endless data set": (endless, "Expected a finite data set"),
+    }
+
+    @pytest.mark.parametrize("bad, message", BAD.values(), ids=BAD.keys())
+    def test_x(self, model, data, bad, message):
+        with pytest.raises(ValueError, match=message) as error:
+            model.fit(*data, verbose=0, callbacks=[kp.EigenbasisRefresh(bad(data[0]))])
+        assert "argument `x`" in str(error.value)
+
+    def test_x_with_nan(self, model, data):
+        x = data[0].copy()
+        x[7, 0, 0, 0] = np.nan
+        with pytest.raises(ValueError, match="argument `x`.* NaN or infinity in 1 of"):
+            kp.refresh_eigenbasis(model, x)
+
+    def test_nan_activations(self, model, data):
+        model.get_layer("hidden").kernel.assign(np.full((72, 24), np.nan))
+        with pytest.raises(
+            ValueError, match="activations of layer 'hidden'.* NaN or inf"
+        ):
+            kp.refresh_eigenbasis(model, data[0])
+
+    def test_a_failed_refresh_keeps_the_old_basis(self, model, data):
+        kp.refresh_eigenbasis(model, data[0])
+        regularizer = model.get_layer("conv").activity_regularizer
+        basis = regularizer.basis.numpy()
+        model.get_layer("hidden").kernel.assign(np.full((72, 24), np.nan))
+        with pytest.raises(ValueError):
+            kp.refresh_eigenbasis(model, data[0])
+        np.testing.assert_array_equal(regularizer.basis.numpy(), basis)
+        assert model.get_layer("conv").activity_regularizer is regularizer
+
+    def test_constant_units(self, data):
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Flatten(),
+                layers.Dense(
+                    20,
+                    kernel_initializer="zeros",
+                    name="dead",
+                    activity_regularizer=kp.SpectralActivityRegularizer(tau=2),
+                ),
+            ]
+        )
+        with pytest.raises(ValueError, match="'dead' on `x` vary in only 0 of 20"):
+            kp.refresh_eigenbasis(model, data[0])
+
+    def test_fewer_examples_than_tau(self, model, data):
+        model = kp.add_spectral_regularizer(model, "hidden", tau=10)
+        with pytest.raises(ValueError, match="only 5 of 24 directions"):
+            kp.refresh_eigenbasis(model, data[0][:6])
+
+    def test_nothing_to_refresh(self):
+        model = keras.Sequential([keras.Input((3,)), layers.Dense(2)], name="plain")
+        with pytest.raises(ValueError, match="'plain', which has none"):
+            kp.refresh_eigenbasis(model, np.zeros((9, 3)))
+
+    @pytest.mark.parametrize("name", ["max_samples", "batch_size"])
+    @pytest.mark.parametrize("bad", [0, -1, 1.5, "all"])
+    def test_sizes(self, model, data, name, bad):
+        with pytest.raises(ValueError, match=f"argument `{name}`. Expected"):
+            kp.refresh_eigenbasis(model, data[0], **{name: bad})

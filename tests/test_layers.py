@@ -1,0 +1,190 @@
+"""Whitening: eq. (10), its gradients, and its statistics."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+from keras import layers, ops
+
+import keras_powerlaw as kp
+
+
+def correlated(batch, units, rng):
+    mixing = reference.orthonormal(units, rng) * np.linspace(0.5, 3.0, units)
+    return (rng.normal(size=(batch, units)) @ mixing + 2.0).astype("float32")
+
+
+def whiten(x, ridge):
+    """Eq. (10) in NumPy."""
+    flat = np.asarray(x, "float64").reshape(len(x), -1)
+    sigma = np.cov(flat, rowvar=False) + ridge * np.eye(flat.shape[1])
+    factor = np.linalg.cholesky(sigma)
+    return np.linalg.solve(factor, (flat - flat.mean(axis=0)).T).T.reshape(x.shape)
+
+
+def numpy(tensor):
+    return ops.convert_to_numpy(ops.cast(tensor, "float32"))
+
+
+class TestEquation10:
+    @pytest.mark.parametrize("shape", [(200, 24), (200, 2, 3, 4)], ids=["flat", "conv"])
+    @pytest.mark.parametrize("ridge", [1e-3, 0.1])
+    def test_equals_numpy(self, shape, ridge):
+        x = correlated(200, 24, np.random.default_rng(0)).reshape(shape)
+        white = kp.WhiteningLayer(ridge=ridge)(x, training=True)
+        np.testing.assert_allclose(numpy(white), whiten(x, ridge), atol=1e-4)
+
+    def test_whitened_covariance_is_the_identity(self):
+        x = correlated(300, 24, np.random.default_rng(1))
+        white = numpy(kp.WhiteningLayer()(x, training=True))
+        np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(24), atol=1e-3)
+        np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-4)
+
+    def test_gradient_flows_through_mean_covariance_and_factor(self):
+        import tensorflow as tf
+
+        rng = np.random.default_rng(2)
+        x = correlated(40, 6, rng)
+        weights = rng.normal(size=x.shape)
+        layer = kp.WhiteningLayer(ridge=1e-2)
+        layer.build(x.shape)
+        tensor = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            value = tf.reduce_sum(layer(tensor, training=True) * weights)
+        gradient = tape.gradient(value, tensor).numpy()
+        directions = rng.normal(size=(5, *x.shape))
+        computed = [np.sum(gradient * direction) for direction in directions]
+        expected = [
+            reference.directional_derivative(
+                lambda x: np.sum(whiten(x, 1e-2) * weights),
+                x.astype("float64"),
+                direction,
+            )
+            for direction in directions
+        ]
+        np.testing.assert_allclose(computed, expected, rtol=1e-3)
+
+    @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
+    @pytest.mark.parametrize("batch", [2, 50, 400], ids=["B = 2", "B < N", "B > N"])
+    def test_is_finite_for_every_finite_batch(self, scale, batch):
+        rng = np.random.default_rng(3)
+        x = scale * rng.normal(size=(batch, 200)) * np.logspace(0, -6, 200) + scale
+        x[:, :20] = 7.0 * scale  # dead units
+        white = numpy(kp.WhiteningLayer()(x.astype("float32"), training=True))
+        assert np.isfinite(white).all()
+
+
+class TestStatistics:
+    def test_first_batch_sets_them(self):
+        x = correlated(300, 8, np.random.default_rng(4))
+        layer = kp.WhiteningLayer()
+        during = numpy(layer(x, training=True))
+        np.testing.assert_allclose(layer.moving_mean, x.mean(axis=0), rtol=1e-4)
+        np.testing.assert_allclose(
+            layer.moving_covariance, np.cov(x, rowvar=False), rtol=1e-3, atol=1e-4
+        )
+        np.testing.assert_allclose(numpy(layer(x)), during, atol=1e-3)
+
+    def test_plain_then_exponential_average(self):
+        rng = np.random.default_rng(5)
+        batches = [correlated(50, 3, rng) for _ in range(6)]
+        layer = kp.WhiteningLayer(momentum=0.75)
+        expected = np.zeros(3)
+        for count, x in enumerate(batches):
+            layer(x, training=True)
+            momentum = min(count / (count + 1), 0.75)
+            expected = momentum * expected + (1 - momentum) * x.mean(axis=0)
+        np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
+
+    def test_inference_does_not_depend_on_the_batch(self):
+        x = correlated(100, 8, np.random.default_rng(6))
+        layer = kp.WhiteningLayer()
+        layer(x, training=True)
+        np.testing.assert_allclose(numpy(layer(x))[:1], numpy(layer(x[:1])), atol=1e-5)
+
+    def test_batch_statistics_by_option_do(self):
+        x = correlated(100, 8, np.random.default_rng(7))
+        layer = kp.WhiteningLayer(use_batch_statistics=True)
+        np.testing.assert_array_equal(numpy(layer(x)), numpy(layer(x, training=True)))
+        assert np.abs(numpy(layer(x))[:50] - numpy(layer(x[:50]))).max() > 1e-2
+
+    def test_single_example_leaves_them(self):
+        x = correlated(100, 8, np.random.default_rng(8))
+        layer = kp.WhiteningLayer()
+        layer(x, training=True)
+        before = layer.get_weights()
+        white = numpy(layer(x[:1], training=True))
+        np.testing.assert_array_equal(white, np.zeros((1, 8)))
+        for old, new in zip(before, layer.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+class TestInModels:
+    def model(self, **settings):
+        model = keras.Sequential(
+            [
+                keras.Input((12,)),
+                layers.Dense(20, activation="tanh"),
+                kp.WhiteningLayer(**settings),
+                layers.Dense(4),
+            ]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss)
+        return model
+
+    @pytest.fixture
+    def data(self):
+        rng = np.random.default_rng(9)
+        return rng.normal(size=(200, 12)).astype("float32"), rng.integers(4, size=200)
+
+    @pytest.mark.parametrize("batch_size", [100, 199, 10])
+    def test_trains(self, data, batch_size):
+        model = self.model()
+        history = model.fit(*data, epochs=3, batch_size=batch_size, verbose=0).history
+        assert np.all(np.isfinite(history["loss"]))
+        assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+    def test_saves_and_loads(self, data, tmp_path):
+        model = self.model(momentum=0.5, ridge=1e-3, use_batch_statistics=False)
+        model.fit(*data, verbose=0)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(
+            loaded.predict(data[0], verbose=0), model.predict(data[0], verbose=0)
+        )
+        config = loaded.layers[1].get_config()
+        assert (config["momentum"], config["ridge"]) == (0.5, 1e-3)
+        assert config["use_batch_statistics"] is False
+
+    @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+    def test_computes_in_float32_under_mixed_precision(self, policy):
+        x = correlated(300, 8, np.random.default_rng(10))
+        layer = kp.WhiteningLayer(dtype=policy)
+        half = layer(x, training=True)
+        assert keras.backend.standardize_dtype(half.dtype) == layer.compute_dtype
+        assert {weight.dtype for weight in layer.weights} == {"float32"}
+        rounded = numpy(ops.cast(x, layer.compute_dtype))
+        np.testing.assert_allclose(
+            numpy(half), whiten(rounded, layer.ridge), rtol=2e-2, atol=2e-2
+        )
+        assert np.isfinite(numpy(layer(x))).all()
+
+
+class TestArguments:
+    @pytest.mark.parametrize("bad", [-0.1, 1.0, float("nan"), "0.9", None])
+    def test_momentum(self, bad):
+        with pytest.raises(
+            ValueError, match="argument `momentum`. Expected a number in"
+        ):
+            kp.WhiteningLayer(momentum=bad)
+
+    @pytest.mark.parametrize("bad", [-1e-5, float("nan"), float("inf"), "1", None])
+    def test_ridge(self, bad):
+        with pytest.raises(ValueError, match="argument `ridge`. Expected a finite"):
+            kp.WhiteningLayer(ridge=bad)
+
+    def test_input_of_unknown_size(self):
+        with pytest.raises(ValueError, match=r"known size .*\(None, None, 3\)"):
+            kp.WhiteningLayer()(keras.Input((None, 3)))

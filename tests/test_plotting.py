@@ -1,0 +1,230 @@
+"""What the figures show: line data, markers, shading and labels."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+
+from keras_powerlaw.plotting import plot_robustness, plot_spectrum
+from keras_powerlaw.robustness import RobustnessReport
+from keras_powerlaw.spectra import Spectrum
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def ax():
+    return plt.figure(figsize=(4, 3), layout="constrained").subplots()
+
+
+def power_law(exponent=1.0, units=200, scale=1.0):
+    return Spectrum(scale * np.arange(1, units + 1.0) ** -exponent)
+
+
+def entries(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def bands(ax):
+    """The lower and upper edge of every ±1 standard deviation band."""
+    edges = []
+    for band in ax.collections:
+        x, y = band.get_paths()[0].vertices.T
+        edges.append([[f(y[x == n]) for n in np.unique(x)] for f in (np.min, np.max)])
+    return np.array(edges)
+
+
+class TestSpectrum:
+    def test_draws_variances_relative_to_the_one_at_tau(self, ax):
+        spectrum = power_law(1.5, scale=7.0)
+        assert plot_spectrum(spectrum, ax, tau=10) is ax
+
+        curve = ax.lines[0]
+        n = np.arange(1, 201)
+        np.testing.assert_array_equal(curve.get_xdata(), n)
+        np.testing.assert_allclose(curve.get_ydata(), (n / 10) ** -1.5)
+        assert ax.get_xscale() == ax.get_yscale() == "log"
+        assert ax.get_xlabel() == "principal component n"
+        assert ax.get_ylabel() == r"variance / $\lambda_{10}$"
+
+    def test_shades_the_components_that_are_left_free(self, ax):
+        plot_spectrum(power_law(), ax, tau=10)
+        (shading,) = ax.patches
+        assert (shading.get_x(), shading.get_x() + shading.get_width()) == (1, 10)
+
+    def test_the_dashed_line_is_the_power_law_through_tau(self, ax):
+        plot_spectrum(power_law(), ax, tau=10, alpha=1.5)
+        dashed = ax.lines[-1]
+        assert dashed.get_linestyle() == "--"
+        np.testing.assert_array_equal(dashed.get_xdata(), [10, 200])
+        np.testing.assert_allclose(dashed.get_ydata(), [1.0, 20**-1.5])
+        assert entries(ax)[-1] == "$n^{-1.5}$"
+
+    def test_without_tau_nothing_is_shaded_and_the_first_variance_is_one(self, ax):
+        plot_spectrum(power_law(scale=3.0), ax, tau=None)
+        assert not ax.patches
+        assert ax.lines[0].get_ydata()[0] == 1.0
+        assert ax.lines[-1].get_xdata()[0] == 1
+        assert ax.get_ylabel() == r"variance / $\lambda_{1}$"
+
+    def test_a_star_marks_the_90_percent_dimension(self, ax):
+        spectrum = power_law(1.2)
+        plot_spectrum(spectrum, ax)
+        star = ax.lines[1]
+        d = spectrum.dimension_90
+        assert star.get_marker() == "*"
+        np.testing.assert_array_equal(star.get_xdata(), [d])
+        np.testing.assert_allclose(star.get_ydata(), [(d / 10) ** -1.2])
+        assert star.get_color() == ax.lines[0].get_color()
+
+    def test_the_legend_gives_the_exponents(self, ax):
+        plot_spectrum({"SpecReg": power_law(0.98), "plain": power_law(1.6)}, ax)
+        assert entries(ax) == [
+            "SpecReg (α = 0.98)",
+            "plain (α = 1.60)",
+            "$n^{-1}$",
+        ]
+        assert ax.lines[0].get_color() != ax.lines[2].get_color()
+
+    def test_one_spectrum_needs_no_label(self, ax):
+        plot_spectrum(power_law(), ax)
+        assert entries(ax)[0] == "α = 1.00"
+
+    def test_several_seeds_give_a_geometric_mean_and_a_band(self, ax):
+        exponents = [0.8, 1.0, 1.5]
+        plot_spectrum({"SpecReg": [power_law(e) for e in exponents]}, ax)
+
+        n = np.arange(1, 201)
+        logarithms = -np.outer(exponents, np.log(n / 10))
+        mean, std = logarithms.mean(axis=0), logarithms.std(axis=0, ddof=1)
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), np.exp(mean))
+        np.testing.assert_allclose(
+            bands(ax), [np.exp([mean - std, mean + std])], rtol=1e-6
+        )
+        assert entries(ax)[0] == "SpecReg (α = 1.10 ± 0.36)"
+
+    def test_numerically_zero_eigenvalues_are_left_out(self, ax):
+        variances = np.concatenate([1 / np.arange(1, 51), np.full(3, 1e-18), [0.0]])
+        plot_spectrum(Spectrum(variances), ax)
+        drawn = np.isfinite(ax.lines[0].get_ydata())
+        np.testing.assert_array_equal(drawn, np.arange(54) < 50)
+
+    def test_draws_on_the_current_axes_by_default(self):
+        assert plot_spectrum(power_law()) is plt.gca()
+
+    @pytest.mark.parametrize("tau", [0, -1, 1.5, True])
+    def test_invalid_tau_is_named(self, tau):
+        message = (
+            "Invalid value for argument `tau`. Expected an integer of at least 1, "
+            f"or None. Received: tau={tau}"
+        )
+        with pytest.raises(ValueError) as error:
+            plot_spectrum(power_law(), tau=tau)
+        assert str(error.value) == message
+
+    @pytest.mark.parametrize(
+        "spectra, message",
+        [
+            ({}, "Expected at least one spectrum."),
+            ({"a": []}, "Expected spectra of the same length, at least one, for each"),
+            (
+                {"a": [power_law(units=20), power_law(units=30)]},
+                r"Received: spectra=lengths \[20, 30\] for label 'a'",
+            ),
+            (
+                {"a": power_law(units=9)},
+                "Expected at least 10 eigenvalues above zero, .* spectra=9 for label",
+            ),
+        ],
+    )
+    def test_spectra_that_cannot_be_drawn_are_named(self, spectra, message):
+        with pytest.raises(ValueError, match=message):
+            plot_spectrum(spectra)
+        assert not plt.get_fignums()
+
+
+def report(clean, accuracies, epsilons=(0.1, 0.2), attack="fgsm", images=20):
+    """A report with the given accuracies."""
+    index = np.arange(images)
+    return RobustnessReport(
+        epsilons=np.array(epsilons),
+        clean_correct=index < round(clean * images),
+        correct={attack: np.array([index < round(a * images) for a in accuracies])},
+    )
+
+
+class TestRobustness:
+    def test_draws_accuracy_in_percent_from_the_clean_one_on(self, ax):
+        assert plot_robustness({"plain": report(0.9, [0.5, 0.1])}, "fgsm", ax) is ax
+        (curve,) = ax.lines
+        np.testing.assert_array_equal(curve.get_xdata(), [0.0, 0.1, 0.2])
+        np.testing.assert_allclose(curve.get_ydata(), [90.0, 50.0, 10.0])
+        assert not ax.collections
+        assert ax.get_ylim() == (0, 100)
+        assert ax.get_ylabel() == "accuracy (%)"
+        assert entries(ax) == ["plain"]
+
+    def test_epsilon_zero_is_not_drawn_twice(self, ax):
+        plot_robustness({"plain": report(0.9, [0.9, 0.1], (0.0, 0.2))}, "fgsm", ax)
+        np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0.0, 0.2])
+
+    def test_several_seeds_give_a_mean_and_the_sample_standard_deviation(self, ax):
+        reports = [report(0.9, [0.5, 0.1]), report(0.8, [0.7, 0.1])]
+        plot_robustness(
+            {"plain": report(1.0, [0.2, 0.0]), "SpecReg": reports}, "fgsm", ax
+        )
+
+        mean = np.array([85.0, 60.0, 10.0])
+        std = np.array([10.0, 20.0, 0.0]) / np.sqrt(2)
+        np.testing.assert_allclose(ax.lines[1].get_ydata(), mean)
+        np.testing.assert_allclose(bands(ax), [[mean - std, mean + std]])
+        (band,) = ax.collections
+        color = to_rgba(ax.lines[1].get_color(), alpha=band.get_alpha())
+        np.testing.assert_allclose(band.get_facecolor()[0], color)
+
+    @pytest.mark.parametrize(
+        "attack, title, label",
+        [
+            ("fgsm", "FGSM", "ε (max-norm, pixel range 0–1)"),
+            ("pgd", "PGD", "ε (max-norm, pixel range 0–1)"),
+            ("noise", "white noise", "noise standard deviation ε"),
+        ],
+    )
+    def test_names_the_attack_and_what_epsilon_is(self, ax, attack, title, label):
+        plot_robustness({"plain": report(0.9, [0.5, 0.1], attack=attack)}, attack, ax)
+        assert ax.get_title() == title
+        assert ax.get_xlabel() == label
+
+    def test_draws_on_the_current_axes_by_default(self):
+        assert plot_robustness({"plain": report(0.9, [0.5, 0.1])}, "fgsm") is plt.gca()
+
+    @pytest.mark.parametrize(
+        "reports, attack, message",
+        [
+            ({}, "fgsm", "argument `reports`. Expected at least one report."),
+            ({"a": []}, "fgsm", "Expected at least one report for each label."),
+            (
+                {"a": report(0.9, [0.5, 0.1])},
+                "pgd",
+                r"argument `attack`. Expected an attack in the reports of 'a': "
+                r"\('fgsm',\). Received: attack='pgd'",
+            ),
+            (
+                {"a": [report(0.9, [0.5], (0.2,)), report(0.9, [0.5], (0.3,))]},
+                "fgsm",
+                "Expected reports of one label to have the same epsilons.",
+            ),
+        ],
+    )
+    def test_reports_that_cannot_be_drawn_are_named(self, reports, attack, message):
+        with pytest.raises(ValueError, match=message):
+            plot_robustness(reports, attack)
+        assert not plt.get_fignums()

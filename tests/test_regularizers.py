@@ -1,0 +1,599 @@
+"""The regularizer within layers and models, and adding it to models that exist."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+from keras import layers, ops
+
+import keras_powerlaw as kp
+
+ALPHAS = [0.5, 1.0, 1.5, 2.0]
+
+
+def dense_model(regularizer=None, units=30, name="hidden"):
+    return keras.Sequential(
+        [
+            keras.Input((12,)),
+            layers.Dense(
+                units, activation="tanh", activity_regularizer=regularizer, name=name
+            ),
+            layers.Dense(4),
+        ]
+    )
+
+
+def compiled(model):
+    model.compile(
+        keras.optimizers.Adam(1e-2),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(300, 12)).astype("float32"), rng.integers(4, size=300)
+
+
+def with_basis(basis, **settings):
+    regularizer = kp.SpectralActivityRegularizer(**settings)
+    regularizer.set_basis(basis)
+    return regularizer
+
+
+class TestValueAndGradient:
+    """Against the paper's equation in NumPy and against finite differences."""
+
+    SHAPES = {
+        "flat, B < N": (15, 40),
+        "flat, B > N": (90, 40),
+        "conv, B < N": (15, 3, 4, 3),
+        "conv, B > N": (90, 3, 4, 3),
+    }
+
+    @pytest.mark.parametrize("alpha", ALPHAS)
+    @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+    def test_frozen_basis(self, shape, alpha):
+        rng = np.random.default_rng(1)
+        activity = rng.normal(size=shape)
+        basis = reference.orthonormal(int(np.prod(shape[1:])), rng)
+        regularizer = with_basis(basis, alpha=alpha, tau=5, beta=2.0)
+        self.check(regularizer, activity, lambda x: reference.variances(x, basis), rng)
+
+    @pytest.mark.parametrize("alpha", ALPHAS)
+    @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+    def test_exact_eigenvalues(self, shape, alpha):
+        rng = np.random.default_rng(2)
+        activity = rng.normal(size=shape)
+        regularizer = kp.SpectralActivityRegularizer(alpha, 5, 2.0, exact=True)
+
+        def eigenvalues(x):
+            flat = x.reshape(len(x), -1)
+            return np.linalg.eigvalsh(np.cov(flat, rowvar=False))[::-1]
+
+        self.check(regularizer, activity, eigenvalues, rng)
+
+    def check(self, regularizer, activity, variances, rng):
+        settings = regularizer.alpha, regularizer.tau, regularizer.beta
+        value, gradient = value_and_gradient(regularizer.penalty, activity)
+        fixed = variances(activity)
+        np.testing.assert_allclose(
+            value, reference.penalty(fixed, *settings), rtol=1e-5
+        )
+        directions = rng.normal(size=(5, *activity.shape))
+        computed = [np.sum(gradient * direction) for direction in directions]
+        expected = [
+            reference.directional_derivative(
+                lambda x: reference.penalty(variances(x), *settings, kappa_from=fixed),
+                activity,
+                direction,
+            )
+            for direction in directions
+        ]
+        error = np.linalg.norm(np.subtract(computed, expected))
+        assert error <= 1e-3 * np.linalg.norm(expected)
+
+    def test_frozen_and_exact_agree_in_the_batchs_own_basis(self):
+        activity = np.random.default_rng(3).normal(size=(80, 20)).astype("float32")
+        frozen = with_basis(reference.eigenvectors(activity), tau=3)
+        exact = kp.SpectralActivityRegularizer(tau=3, exact=True)
+        value, gradient = value_and_gradient(frozen.penalty, activity)
+        value_exact, gradient_exact = value_and_gradient(exact.penalty, activity)
+        np.testing.assert_allclose(value, value_exact, rtol=1e-5)
+        np.testing.assert_allclose(gradient, gradient_exact, atol=1e-6)
+
+    @pytest.mark.parametrize("alpha", ALPHAS)
+    def test_is_zero_on_an_exact_power_law(self, alpha):
+        rng = np.random.default_rng(4)
+        scores = rng.normal(size=(200, 30))
+        scores = np.linalg.qr(scores - scores.mean(axis=0))[0]
+        basis = reference.orthonormal(30, rng)
+        activity = scores * np.arange(1, 31) ** (-alpha / 2) @ basis.T
+        for regularizer in (
+            with_basis(basis, alpha=alpha, tau=3),
+            kp.SpectralActivityRegularizer(alpha, 3, exact=True),
+        ):
+            value, _ = value_and_gradient(regularizer.penalty, activity)
+            assert abs(value) < 1e-5
+
+    def test_is_unchanged_when_the_activations_are_rotated(self):
+        rng = np.random.default_rng(5)
+        activity = rng.normal(size=(80, 20)) * np.linspace(1, 2, 20)
+        rotation = reference.orthonormal(20, rng)
+        basis = reference.eigenvectors(activity)
+        for plain, rotated in (
+            (with_basis(basis, tau=3), with_basis(rotation.T @ basis, tau=3)),
+            [kp.SpectralActivityRegularizer(tau=3, exact=True)] * 2,
+        ):
+            value, _ = value_and_gradient(plain.penalty, activity)
+            other, _ = value_and_gradient(rotated.penalty, activity @ rotation)
+            np.testing.assert_allclose(value, other, rtol=1e-4)
+
+    def test_small_variances_beside_a_large_mean(self):
+        rng = np.random.default_rng(6)
+        activity = rng.normal(size=(100, 20)) * 1e-2 + 50.0
+        regularizer = with_basis(np.eye(20), tau=1)
+        expected = reference.penalty(
+            reference.variances(activity.astype("float32"), np.eye(20)), 1.0, 1, 1.0
+        )
+        value, _ = value_and_gradient(regularizer.penalty, activity)
+        np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
+def value_and_gradient(function, activity):
+    import tensorflow as tf
+
+    x = tf.constant(activity, "float32")
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = function(x)
+    return float(value), tape.gradient(value, x).numpy()
+
+
+class TestTrainingLoss:
+    """What Keras adds to the loss is eq. (2) and nothing else."""
+
+    @pytest.mark.parametrize("batch", [50, 200])
+    @pytest.mark.parametrize("exact", [False, True], ids=["frozen", "exact"])
+    def test_model_losses_are_the_penalty_at_any_batch_size(self, data, batch, exact):
+        x = data[0][:batch]
+        model = dense_model(
+            kp.SpectralActivityRegularizer(tau=5, beta=3.0, exact=exact)
+        )
+        if not exact:
+            kp.refresh_eigenbasis(model, data[0])
+        model(x, training=True)
+        activity = model.layers[0](x)
+        regularizer = model.layers[0].activity_regularizer
+        model(x, training=True)
+        total = sum(float(loss) for loss in model.losses)
+        np.testing.assert_allclose(total, float(regularizer.penalty(activity)), 1e-6)
+        assert total > 0
+
+    def test_train_on_batch_reports_loss_plus_penalty(self, data):
+        x, y = data
+        model = compiled(dense_model(kp.SpectralActivityRegularizer(tau=5, beta=3.0)))
+        kp.refresh_eigenbasis(model, x)
+        logits = model(x, training=True)
+        data_loss = float(model.loss(y, logits))
+        penalty = sum(float(loss) for loss in model.losses)
+        reported = model.evaluate(x, y, batch_size=300, verbose=0)[0]
+        np.testing.assert_allclose(reported, data_loss + penalty, rtol=1e-5)
+        reported = model.train_on_batch(x, y)[0]
+        np.testing.assert_allclose(reported, data_loss + penalty, rtol=1e-5)
+
+    LAYERS = {
+        "dense": lambda r: layers.Dense(9, activity_regularizer=r),
+        "conv": lambda r: layers.Conv2D(2, 3, activity_regularizer=r),
+        "pooling": lambda r: layers.MaxPooling2D(activity_regularizer=r),
+        "batch norm": lambda r: layers.BatchNormalization(activity_regularizer=r),
+        "activation": lambda r: layers.Activation("tanh", activity_regularizer=r),
+        "flatten": lambda r: layers.Flatten(activity_regularizer=r),
+    }
+
+    @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
+    def test_any_layer_takes_it(self, layer):
+        x = np.random.default_rng(7).normal(size=(64, 6, 6, 1)).astype("float32")
+        model = compiled(
+            keras.Sequential(
+                [
+                    keras.Input((6, 6, 1)),
+                    layer(kp.SpectralActivityRegularizer(tau=2, beta=2.0)),
+                    layers.Flatten(),
+                    layers.Dense(4),
+                ]
+            )
+        )
+        history = model.fit(
+            x,
+            np.arange(64) % 4,
+            batch_size=32,
+            epochs=2,
+            verbose=0,
+            callbacks=[kp.EigenbasisRefresh(x)],
+        ).history
+        activity = keras.Model(model.inputs, model.layers[0].output)(x, training=False)
+        flat = ops.convert_to_numpy(activity).reshape(64, -1)
+        regularizer = model.layers[0].activity_regularizer
+        assert regularizer.basis.shape == (flat.shape[1], flat.shape[1] - 1)
+        assert np.all(np.isfinite(history["loss"]))
+        model(x, training=True)
+        assert sum(float(loss) for loss in model.losses) > 0
+
+    def test_last_batch_of_one_example_is_not_penalized(self, data):
+        x, y = data
+        model = compiled(dense_model(kp.SpectralActivityRegularizer(tau=5)))
+        history = model.fit(
+            x[:201],
+            y[:201],
+            batch_size=100,
+            epochs=2,
+            verbose=0,
+            callbacks=[kp.EigenbasisRefresh(x)],
+        ).history
+        assert np.all(np.isfinite(history["loss"]))
+        model(x[:1], training=True)
+        assert sum(float(loss) for loss in model.losses) == 0.0
+
+    def test_dead_units_leave_it_finite(self, data):
+        x, y = data
+        model = compiled(dense_model(kp.SpectralActivityRegularizer(tau=5)))
+        kernel, bias = model.layers[0].get_weights()
+        kernel[:, :20] = 0.0
+        model.layers[0].set_weights([kernel, bias])
+        kp.refresh_eigenbasis(model, x)
+        assert np.isfinite(model.train_on_batch(x, y)[0])
+        assert all(np.isfinite(w).all() for w in model.get_weights())
+
+    def test_nan_activations_give_a_nan_loss(self, data):
+        model = dense_model(kp.SpectralActivityRegularizer(tau=5))
+        kp.refresh_eigenbasis(model, data[0])
+        model(np.full((10, 12), np.nan, "float32"))
+        assert np.isnan(sum(float(loss) for loss in model.losses))
+
+    def test_trains_the_spectrum_toward_the_power_law(self, digits):
+        (x, y), _ = digits
+        x = x.reshape(len(x), -1)
+        model = compiled(
+            keras.Sequential(
+                [
+                    keras.Input((64,)),
+                    layers.Dense(
+                        40,
+                        activation="tanh",
+                        name="hidden",
+                        activity_regularizer=kp.SpectralActivityRegularizer(
+                            tau=5, beta=5.0
+                        ),
+                    ),
+                    layers.Dense(10),
+                ]
+            )
+        )
+        before = kp.measure_spectrum(model, x, "hidden", fit_range=(5, 40)).exponent
+        refresh = kp.EigenbasisRefresh(x)
+        model.fit(x, y, batch_size=200, epochs=30, verbose=0, callbacks=[refresh])
+        after = kp.measure_spectrum(model, x, "hidden", fit_range=(5, 40)).exponent
+        assert before > 1.5
+        assert abs(after - 1) < 0.15
+
+
+class TestWithoutBasis:
+    def test_fit_stops_before_the_first_step_and_names_the_cure(self, data):
+        model = compiled(dense_model(kp.SpectralActivityRegularizer(tau=5)))
+        before = model.get_weights()
+        with pytest.raises(ValueError, match="EigenbasisRefresh"):
+            model.fit(*data, verbose=0)
+        with pytest.raises(ValueError, match="EigenbasisRefresh"):
+            model.train_on_batch(*data)
+        for old, new in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+    def test_evaluate_and_predict_leave_the_penalty_out(self, data):
+        plain = compiled(dense_model())
+        model = compiled(dense_model(kp.SpectralActivityRegularizer(tau=5)))
+        model.set_weights(plain.get_weights())
+        assert model.evaluate(*data, verbose=0) == plain.evaluate(*data, verbose=0)
+        np.testing.assert_array_equal(
+            model.predict(data[0], verbose=0), plain.predict(data[0], verbose=0)
+        )
+
+    def test_evaluate_counts_it_once_there_is_one(self, data):
+        model = compiled(dense_model(kp.SpectralActivityRegularizer(tau=5)))
+        without = model.evaluate(*data, batch_size=300, verbose=0)[0]
+        kp.refresh_eigenbasis(model, data[0])
+        with_penalty = model.evaluate(*data, batch_size=300, verbose=0)[0]
+        penalty = sum(float(loss) for loss in compiled_losses(model, data[0]))
+        np.testing.assert_allclose(with_penalty, without + penalty, rtol=1e-5)
+        assert penalty > 0
+
+    def test_exact_needs_none(self, data):
+        model = dense_model(kp.SpectralActivityRegularizer(tau=5, exact=True))
+        compiled(model).fit(*data, batch_size=150, verbose=0)
+
+
+def compiled_losses(model, x):
+    model(x, training=False)
+    return model.losses
+
+
+class TestFilesAndConfigs:
+    def test_config_round_trip(self):
+        regularizer = kp.SpectralActivityRegularizer(1.5, 7, 2, exact=True)
+        config = keras.regularizers.serialize(regularizer)
+        restored = keras.regularizers.get(config)
+        assert isinstance(restored, kp.SpectralActivityRegularizer)
+        assert restored.get_config() == regularizer.get_config()
+        assert regularizer.get_config() == {
+            "alpha": 1.5,
+            "tau": 7,
+            "beta": 2.0,
+            "exact": True,
+        }
+
+    def test_layer_and_model_configs_round_trip(self, data):
+        model = dense_model(kp.SpectralActivityRegularizer(1.5, 5, 2.0))
+        kp.refresh_eigenbasis(model, data[0])
+        for copy in (
+            keras.Sequential.from_config(model.get_config()),
+            keras.models.clone_model(model),
+            keras.models.model_from_json(model.to_json()),
+        ):
+            regularizer = copy.layers[0].activity_regularizer
+            assert regularizer is not model.layers[0].activity_regularizer
+            assert regularizer.get_config() == {
+                "alpha": 1.5,
+                "tau": 5,
+                "beta": 2.0,
+                "exact": False,
+            }
+            assert regularizer.basis is None
+
+    def test_saved_model_predicts_evaluates_and_trains_on(self, data, tmp_path):
+        x, y = data
+        model = compiled(dense_model(kp.SpectralActivityRegularizer(tau=5)))
+        model.fit(x, y, verbose=0, callbacks=[kp.EigenbasisRefresh(x)])
+        kp.refresh_eigenbasis(model, x)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(
+            loaded.predict(x, verbose=0), model.predict(x, verbose=0)
+        )
+        kp.refresh_eigenbasis(loaded, x)
+        np.testing.assert_allclose(
+            loaded.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0), rtol=1e-6
+        )
+        history = loaded.fit(x, y, verbose=0, callbacks=[kp.EigenbasisRefresh(x)])
+        assert np.isfinite(history.history["loss"]).all()
+
+    @pytest.mark.parametrize("suffix", [".weights.h5", ".keras", ".h5"])
+    def test_files_of_plain_and_regularized_models_are_interchangeable(
+        self, data, tmp_path, suffix
+    ):
+        plain = dense_model()
+        model = dense_model(kp.SpectralActivityRegularizer(tau=5))
+        kp.refresh_eigenbasis(model, data[0])
+        for source, target in ((plain, model), (model, plain)):
+            for weight in target.weights:
+                weight.assign(weight + 1.0)
+            path = str(tmp_path / f"{source.name}{suffix}")
+            if suffix == ".weights.h5":
+                source.save_weights(path)
+            else:
+                source.save(path)
+            target.load_weights(path)
+            for saved, loaded in zip(source.weights, target.weights, strict=True):
+                np.testing.assert_array_equal(saved.numpy(), loaded.numpy())
+
+    def test_basis_is_no_weight(self, data):
+        model = dense_model(kp.SpectralActivityRegularizer(tau=5))
+        count = model.count_params()
+        kp.refresh_eigenbasis(model, data[0])
+        assert model.count_params() == count == dense_model().count_params()
+        assert len(model.get_weights()) == 4
+        basis = model.layers[0].activity_regularizer.basis
+        assert any(basis is variable for variable in model.non_trainable_variables)
+
+
+class TestArguments:
+    @pytest.mark.parametrize("name", ["alpha", "beta"])
+    @pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), "1", None, True])
+    def test_numbers(self, name, bad):
+        with pytest.raises(ValueError) as error:
+            kp.SpectralActivityRegularizer(**{name: bad})
+        assert str(error.value) == (
+            f"Invalid value for argument `{name}`. Expected a finite number of at "
+            f"least 0. Received: {name}={bad!r}"
+        )
+
+    @pytest.mark.parametrize("bad", [0, -3, 2.5, float("nan"), "10", None, True])
+    def test_tau(self, bad):
+        with pytest.raises(ValueError) as error:
+            kp.SpectralActivityRegularizer(tau=bad)
+        assert str(error.value) == (
+            "Invalid value for argument `tau`. Expected an integer of at least 1. "
+            f"Received: tau={bad!r}"
+        )
+
+    def test_exact(self):
+        with pytest.raises(ValueError, match="argument `exact`. Expected a boolean"):
+            kp.SpectralActivityRegularizer(exact="yes")
+
+    def test_numpy_numbers_become_python_numbers(self):
+        config = kp.SpectralActivityRegularizer(
+            np.float32(1.5), np.int64(3), np.float64(2)
+        ).get_config()
+        assert [type(value) for value in config.values()] == [float, int, float, bool]
+
+    @pytest.mark.parametrize("exact", [False, True], ids=["frozen", "exact"])
+    def test_tau_above_the_layers_width(self, data, exact):
+        model = compiled(
+            dense_model(kp.SpectralActivityRegularizer(tau=31, exact=exact))
+        )
+        callbacks = [] if exact else [kp.EigenbasisRefresh(data[0])]
+        with pytest.raises(
+            ValueError, match="argument `tau`. Expected at most .* 30 un"
+        ):
+            model.fit(*data, verbose=0, callbacks=callbacks)
+
+    def test_penalty_without_a_basis(self):
+        with pytest.raises(ValueError, match="refresh_eigenbasis"):
+            kp.SpectralActivityRegularizer(tau=1).penalty(np.ones((3, 2)))
+
+    def test_one_object_for_two_layers(self, data):
+        regularizer = kp.SpectralActivityRegularizer(tau=2)
+        model = keras.Sequential(
+            [
+                keras.Input((12,)),
+                layers.Dense(9, activity_regularizer=regularizer, name="first"),
+                layers.Dense(9, activity_regularizer=regularizer, name="second"),
+            ]
+        )
+        with pytest.raises(ValueError, match="the same object for layers 'first' and"):
+            kp.refresh_eigenbasis(model, data[0])
+
+
+class TestAddSpectralRegularizer:
+    def deep_model(self):
+        return keras.Sequential(
+            [
+                keras.Input((12,)),
+                layers.Dense(20, activation="tanh", name="first"),
+                layers.BatchNormalization(name="norm"),
+                layers.Dense(16, activation="tanh", name="second"),
+                layers.Dense(4, name="logits"),
+            ]
+        )
+
+    def functional_model(self):
+        one, two = keras.Input((12,)), keras.Input((12,))
+        shared = layers.Dense(16, activation="tanh", name="second")
+        hidden = layers.Dense(20, activation="tanh", name="first")(one)
+        merged = layers.Concatenate()([shared(hidden), shared(layers.Dense(20)(two))])
+        return keras.Model([one, two], layers.Dense(4)(merged))
+
+    def convolutional_model(self):
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Conv2D(4, 3, activation="tanh", name="first"),
+                layers.MaxPooling2D(name="pool"),
+                layers.Flatten(name="second"),
+                layers.Dense(4),
+            ]
+        )
+
+    @pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
+    def test_keeps_weights_and_predictions(self, data, trained):
+        x, y = data
+        model = compiled(self.deep_model())
+        if trained:
+            model.fit(x, y, verbose=0)
+        new = kp.add_spectral_regularizer(model, ["first", "second"], tau=3)
+        np.testing.assert_array_equal(
+            new.predict(x, verbose=0), model.predict(x, verbose=0)
+        )
+        assert new.get_layer("first").activity_regularizer.tau == 3
+        assert model.get_layer("first").activity_regularizer is None
+        assert [layer.name for layer in new.layers] == [
+            layer.name for layer in model.layers
+        ]
+
+    def test_goes_on_with_compile_settings_and_optimizer_state(self, data):
+        x, y = data
+        model = compiled(self.deep_model())
+        model.fit(x, y, verbose=0)
+        new = kp.add_spectral_regularizer(model, "first", tau=3, beta=0.0)
+        assert new.optimizer.iterations == model.optimizer.iterations
+        assert new.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
+        kp.refresh_eigenbasis(new, x)
+        for _ in range(3):  # at β = 0, the same steps
+            np.testing.assert_allclose(
+                new.train_on_batch(x, y), model.train_on_batch(x, y), rtol=1e-6
+            )
+
+    def test_uncompiled_stays_uncompiled(self):
+        new = kp.add_spectral_regularizer(self.deep_model(), ["first"])
+        assert not new.compiled
+
+    def test_functional_with_two_inputs_and_a_shared_layer(self, data):
+        inputs = [data[0], data[0][::-1].copy()]
+        model = self.functional_model()
+        new = compiled(kp.add_spectral_regularizer(model, ["first", "second"], tau=3))
+        np.testing.assert_array_equal(
+            new.predict(inputs, verbose=0), model.predict(inputs, verbose=0)
+        )
+        refresh = kp.EigenbasisRefresh(inputs)
+        new.fit(inputs, data[1], verbose=0, callbacks=[refresh])
+        assert set(refresh.spectra) == {"first", "second"}
+
+    def test_nested_model(self, data):
+        outer = keras.Sequential([keras.Input((12,)), self.deep_model()])
+        new = kp.add_spectral_regularizer(outer, "second", tau=3)
+        np.testing.assert_array_equal(
+            new.predict(data[0], verbose=0), outer.predict(data[0], verbose=0)
+        )
+        assert set(kp.refresh_eigenbasis(new, data[0])) == {"second"}
+
+    def test_convolution_pooling_and_flatten(self):
+        model = self.convolutional_model()
+        new = kp.add_spectral_regularizer(model, ["first", "pool", "second"], tau=3)
+        x = np.random.default_rng(0).normal(size=(40, 8, 8, 1)).astype("float32")
+        spectra = kp.refresh_eigenbasis(new, x)
+        widths = {name: len(s.eigenvalues) for name, s in spectra.items()}
+        assert widths == {"first": 144, "pool": 36, "second": 36}
+
+    def test_settings_per_layer(self):
+        new = kp.add_spectral_regularizer(
+            self.deep_model(), ["second", "first"], alpha=[1.0, 1.5], tau=[2, 3], beta=4
+        )
+        found = [
+            new.get_layer(name).activity_regularizer.get_config()
+            for name in ("first", "second")
+        ]
+        assert found == [
+            {"alpha": 1.5, "tau": 3, "beta": 4.0, "exact": False},
+            {"alpha": 1.0, "tau": 2, "beta": 4.0, "exact": False},
+        ]
+
+    def test_replaces_a_spectral_regularizer(self):
+        once = kp.add_spectral_regularizer(self.deep_model(), "first", beta=1.0)
+        twice = kp.add_spectral_regularizer(once, "first", beta=2.0)
+        assert twice.get_layer("first").activity_regularizer.beta == 2.0
+
+    def test_refuses_a_subclassed_model(self):
+        class Subclassed(keras.Model):
+            def call(self, x):
+                return x
+
+        with pytest.raises(ValueError, match="argument `model`. Expected a Sequential"):
+            kp.add_spectral_regularizer(Subclassed(), ["first"])
+
+    def test_lists_the_layers_if_one_does_not_exist(self):
+        with pytest.raises(ValueError, match="'first', 'norm', 'second', 'logits'"):
+            kp.add_spectral_regularizer(self.deep_model(), ["third"])
+
+    def test_refuses_another_activity_regularizer(self):
+        model = dense_model(keras.regularizers.L2(1e-3))
+        with pytest.raises(ValueError, match="without another activity regularizer"):
+            kp.add_spectral_regularizer(model, "hidden")
+
+    def test_refuses_lists_of_another_length(self):
+        with pytest.raises(ValueError, match="argument `alpha`. Expected a number, or"):
+            kp.add_spectral_regularizer(self.deep_model(), ["first"], alpha=[1.0, 2.0])
+
+    def test_refuses_tau_above_the_width(self):
+        with pytest.raises(
+            ValueError, match="argument `tau`. Expected at most .* 16 un"
+        ):
+            kp.add_spectral_regularizer(self.deep_model(), ["first", "second"], tau=17)
+
+    @pytest.mark.parametrize("none", [[], None, ()])
+    def test_refuses_no_layers(self, none):
+        with pytest.raises(
+            ValueError, match="argument `layers`. Expected at least one"
+        ):
+            kp.add_spectral_regularizer(self.deep_model(), none)

@@ -1,0 +1,515 @@
+"""Attack sweeps, against closed forms on linear models and cleverhans by hand."""
+
+import re
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_powerlaw.robustness import RobustnessReport, evaluate_robustness
+
+needs_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="FGSM and PGD run on TensorFlow"
+)
+
+CLASSES, PIXELS, IMAGES = 3, 12, 60
+EPSILONS = [0.0, 0.02, 0.05, 0.1, 0.2]
+
+
+def mlp(*last, activation=None, seed=0):
+    """A small classifier: the same weights for the same seed."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((PIXELS,)),
+            keras.layers.Dense(16, activation="tanh"),
+            keras.layers.Dense(CLASSES, activation=activation),
+            *last,
+        ]
+    )
+
+
+def linear(weights, bias=0.0):
+    """The model with logits `x @ weights + bias`."""
+    model = keras.Sequential(
+        [keras.Input((len(weights),)), keras.layers.Dense(weights.shape[1])]
+    )
+    model.set_weights([weights, np.broadcast_to(bias, weights.shape[1])])
+    return model
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).random((IMAGES, PIXELS))
+
+
+@pytest.fixture
+def labels(images):
+    """What the small classifier itself says, and now and then something else."""
+    logits = keras.ops.convert_to_numpy(mlp()(images.astype("float32")))
+    labels = logits.argmax(axis=1)
+    labels[::10] = (labels[::10] + 1) % CLASSES
+    return labels
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    (x, y), _ = digits
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, activation="tanh"),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(x, y, batch_size=64, epochs=8, verbose=0)
+    return model
+
+
+@needs_tensorflow
+class TestGradientAttacks:
+    def test_fgsm_on_a_linear_model_is_known_in_closed_form(self, images):
+        rng = np.random.default_rng(2)
+        weights = rng.normal(size=(PIXELS, CLASSES))
+        y = (images @ weights).argmax(axis=1)
+        report = evaluate_robustness(
+            linear(weights), images, y, EPSILONS, attacks=["fgsm"]
+        )
+
+        logits = images @ weights
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        gradient = (probabilities - np.eye(CLASSES)[y]) @ weights.T
+        for epsilon, correct in zip(EPSILONS, report.correct["fgsm"], strict=True):
+            attacked = np.clip(images + epsilon * np.sign(gradient), 0, 1)
+            expected = (attacked @ weights).argmax(axis=1) == y
+            np.testing.assert_array_equal(correct, expected)
+        assert 0.0 < report.accuracy["fgsm"][-2] < report.accuracy["fgsm"][0] == 1.0
+
+    @pytest.mark.parametrize("clip", [(0.0, 1.0), None])
+    def test_both_find_the_worst_case_of_a_linear_model_of_two_classes(
+        self, images, clip
+    ):
+        weights = np.random.default_rng(3).normal(size=(PIXELS, 2))
+        y = (images @ weights).argmax(axis=1)
+        report = evaluate_robustness(
+            linear(weights), images, y, EPSILONS, ["fgsm", "pgd"], clip=clip
+        )
+
+        # Every pixel moves as far as it may against the true class.
+        towards_truth = (2 * y - 1)[:, None] * (weights[:, 1] - weights[:, 0])
+        for row, epsilon in enumerate(EPSILONS):
+            worst = images - epsilon * np.sign(towards_truth)
+            if clip is not None:
+                worst = np.clip(worst, *clip)
+            expected = (worst * towards_truth).sum(axis=1) > 0
+            np.testing.assert_array_equal(report.correct["fgsm"][row], expected)
+            np.testing.assert_array_equal(report.correct["pgd"][row], expected)
+
+    def test_equal_those_of_cleverhans_called_by_hand(self, images, labels):
+        from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+        from cleverhans.tf2.attacks.projected_gradient_descent import (
+            projected_gradient_descent,
+        )
+
+        model = mlp()
+        x = images.astype("float32")
+        report = evaluate_robustness(
+            model,
+            x,
+            labels,
+            [0.05, 0.2],
+            ["fgsm", "pgd"],
+            pgd_steps=10,
+            pgd_step_size=0.03,
+        )
+        limits = {"clip_min": 0.0, "clip_max": 1.0, "y": labels}
+        for row, epsilon in enumerate([0.05, 0.2]):
+            attacked = {
+                "fgsm": fast_gradient_method(model, x, epsilon, np.inf, **limits),
+                "pgd": projected_gradient_descent(
+                    model, x, epsilon, 0.03, 10, np.inf, **limits
+                ),
+            }
+            for name, perturbed in attacked.items():
+                assert np.abs(perturbed - x).max() <= epsilon + 1e-6
+                expected = np.argmax(model(perturbed), axis=1) == labels
+                np.testing.assert_array_equal(report.correct[name][row], expected)
+
+    def test_attack_the_true_label_not_the_predicted_one(self):
+        """A wrongly classified image is pushed further from its true class."""
+        model = linear(np.array([[1.0, -1.0]]), bias=[-0.9, 0.9])
+        report = evaluate_robustness(model, [[0.8]], [0], [0.2], ["fgsm", "pgd"])
+        assert not report.clean_correct[0]
+        assert not report.correct["fgsm"][0, 0]
+        assert not report.correct["pgd"][0, 0]
+
+    def test_a_step_above_epsilon_is_reduced_to_epsilon(self, images, labels):
+        options = {"epsilons": [0.05], "attacks": ["pgd"], "pgd_steps": 3}
+        reports = [
+            evaluate_robustness(mlp(), images, labels, pgd_step_size=size, **options)
+            for size in (0.05, 0.5)
+        ]
+        np.testing.assert_array_equal(*[report.correct["pgd"] for report in reports])
+
+    def test_too_few_steps_to_reach_epsilon_are_warned_about(self, images):
+        weights = np.random.default_rng(3).normal(size=(PIXELS, 2))
+        y = (images @ weights).argmax(axis=1)
+        model = linear(weights)
+        message = r"3 PGD steps of 0\.01 change a pixel by at most 0\.03, less than"
+        with pytest.warns(UserWarning, match=message):
+            pgd = evaluate_robustness(model, images, y, [0.2], ["pgd"], pgd_steps=3)
+
+        fgsm = evaluate_robustness(model, images, y, [0.03, 0.2], ["fgsm"])
+        np.testing.assert_array_equal(pgd.correct["pgd"][0], fgsm.correct["fgsm"][0])
+        assert np.any(pgd.correct["pgd"][0] != fgsm.correct["fgsm"][1])
+
+    def test_other_backends_are_refused(self, images, labels, monkeypatch):
+        monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+        message = "need the TensorFlow backend; .* Received: backend='jax'"
+        with pytest.raises(NotImplementedError, match=message):
+            evaluate_robustness(mlp(), images, labels, EPSILONS)
+
+    def test_missing_cleverhans_is_named(self, images, labels, monkeypatch):
+        monkeypatch.setitem(sys.modules, "cleverhans", None)
+        for name in [name for name in sys.modules if name.startswith("cleverhans.")]:
+            monkeypatch.delitem(sys.modules, name)
+        message = re.escape("pip install keras_powerlaw[robustness]")
+        with pytest.raises(ImportError, match=message):
+            evaluate_robustness(mlp(), images, labels, EPSILONS)
+        evaluate_robustness(mlp(), images, labels, EPSILONS, ["noise"])
+
+
+class TestWhiteNoise:
+    def test_is_one_seeded_draw_scaled_by_epsilon_and_clipped(self, images, labels):
+        model = mlp()
+        report = evaluate_robustness(
+            model, images, labels, [0.2, 0.8], ["noise"], seed=7
+        )
+        x = images.astype("float32")
+        draw = np.random.default_rng(7).standard_normal(x.shape, dtype="float32")
+        for row, epsilon in enumerate([0.2, 0.8]):
+            logits = model(np.clip(x + epsilon * draw, 0, 1))
+            expected = keras.ops.convert_to_numpy(logits).argmax(axis=1) == labels
+            np.testing.assert_array_equal(report.correct["noise"][row], expected)
+
+    def test_depends_on_the_seed_alone(self, images, labels):
+        def correct(seed):
+            np.random.seed(seed)  # the global generator plays no part
+            return evaluate_robustness(
+                mlp(), images, labels, [0.5], ["noise"], seed=seed
+            ).correct["noise"]
+
+        np.testing.assert_array_equal(correct(1), correct(1))
+        assert np.any(correct(1) != correct(2))
+
+
+@needs_tensorflow
+class TestEvaluation:
+    def test_epsilon_zero_changes_nothing(self, images, labels):
+        report = evaluate_robustness(mlp(), images, labels, EPSILONS)
+        assert 0.0 < report.clean_accuracy < 1.0
+        for rows in report.correct.values():
+            np.testing.assert_array_equal(rows[0], report.clean_correct)
+
+    @pytest.mark.parametrize("batch_size", [1, 7, 60])
+    def test_batch_size_changes_nothing(self, images, labels, batch_size):
+        options = {"epsilons": [0.05, 0.1], "pgd_steps": 10}
+        report = evaluate_robustness(mlp(), images, labels, **options)
+        batched = evaluate_robustness(
+            mlp(), images, labels, batch_size=batch_size, **options
+        )
+        assert batched == report
+
+    @pytest.mark.parametrize(
+        "classifier",
+        [
+            lambda: mlp(activation="softmax"),
+            lambda: mlp(keras.layers.Activation("softmax")),
+            lambda: mlp(keras.layers.Softmax()),
+        ],
+        ids=["activation", "Activation layer", "Softmax layer"],
+    )
+    def test_a_softmax_at_the_end_changes_nothing(self, images, labels, classifier):
+        model = classifier()
+        outputs = keras.ops.convert_to_numpy(model(images))
+        config = model.get_config()
+        report = evaluate_robustness(model, images, labels, EPSILONS)
+
+        assert report == evaluate_robustness(mlp(), images, labels, EPSILONS)
+        assert model.get_config() == config
+        np.testing.assert_array_equal(model(images), outputs)
+
+    def test_a_softmax_is_put_back_after_an_error(self, images, labels):
+        model = mlp(activation="softmax")
+        with pytest.raises(ValueError, match="labels from 0 to 2"):
+            evaluate_robustness(model, images, labels + 1, EPSILONS)
+        assert model.layers[-1].activation is keras.activations.softmax
+
+    def test_a_softmax_in_the_middle_stays(self, images, labels):
+        inputs = keras.Input((PIXELS,))
+        gate = keras.layers.Dense(CLASSES, activation="softmax")(inputs)
+        model = keras.Model(inputs, keras.ops.log(gate))
+        report = evaluate_robustness(model, images, labels, [0.1], ["fgsm"])
+
+        # log(softmax(z)) and z have the same cross-entropy.
+        twin = linear(*model.get_weights())
+        assert report == evaluate_robustness(twin, images, labels, [0.1], ["fgsm"])
+
+    def test_runs_in_inference_mode_and_leaves_the_state_alone(self, images, labels):
+        model = mlp(
+            keras.layers.BatchNormalization(activity_regularizer="l2"),
+            keras.layers.Dropout(0.5, seed=0),
+        )
+        before = [variable.numpy() for variable in model.variables]
+        report = evaluate_robustness(model, images, labels, [0.05])
+        for variable, value in zip(model.variables, before, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), value)
+
+        plain = mlp(keras.layers.BatchNormalization())
+        assert report == evaluate_robustness(plain, images, labels, [0.05])
+
+    def test_a_subclassed_model_needs_no_declared_shapes(self, images, labels):
+        class Wrapper(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.inner = mlp()
+
+            def call(self, x):
+                return self.inner(x)
+
+        model = Wrapper()
+        model(images)
+        report = evaluate_robustness(model, images, labels, [0.1])
+        assert report == evaluate_robustness(mlp(), images, labels, [0.1])
+
+    def test_on_handwritten_digits(self, trained, digits):
+        _, (x, y) = digits
+        report = evaluate_robustness(trained, x, y, [0.0, 0.05, 0.1])
+        fgsm, pgd, noise = (report.accuracy[name] for name in ("fgsm", "pgd", "noise"))
+        assert report.clean_accuracy > 0.9
+        assert np.all(np.diff(fgsm) < 0)
+        assert np.all(pgd <= fgsm)
+        assert np.all(noise[1:] > fgsm[1:] + 0.1)
+
+    def test_progress_is_shown_on_request(self, images, labels, capsys):
+        for verbose, shown in ((0, False), ("auto", False), (1, True)):
+            evaluate_robustness(
+                mlp(), images, labels, [0.1, 0.2], ["noise"], verbose=verbose
+            )
+            assert ("2/2" in capsys.readouterr().out) == shown
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "argument, value, message",
+        [
+            ("x", np.zeros((0, PIXELS)), "Expected images of shape (M, ...), M > 0."),
+            ("x", np.full((IMAGES, PIXELS), "a"), "Expected an array of numbers."),
+            ("x", np.full((IMAGES, PIXELS), np.nan), "Expected finite numbers."),
+            ("x", [[1.0], [1.0, 2.0]], "Expected an array."),
+            (
+                "x",
+                np.zeros((IMAGES, PIXELS + 1)),
+                "Expected images of the model's input shape (12,). "
+                "Received: x=images of shape (13,)",
+            ),
+            (
+                "x",
+                np.full((IMAGES, PIXELS), 255),
+                "Expected pixel values within clip=(0.0, 1.0). "
+                "Received: x=values from 255 to 255",
+            ),
+            (
+                "y",
+                np.eye(CLASSES)[np.zeros(IMAGES, int)],
+                "Expected integer labels of shape (60,); for one-hot labels give "
+                "`y.argmax(axis=1)`. Received: y=shape (60, 3)",
+            ),
+            ("y", np.zeros(IMAGES - 1, int), "Received: y=shape (59,)"),
+            ("y", np.full(IMAGES, 0.5), "Expected integer labels."),
+            (
+                "y",
+                np.full(IMAGES, CLASSES),
+                "Expected labels from 0 to 2, one for each output of the model. "
+                "Received: y=labels from 3 to 3",
+            ),
+            ("y", np.full(IMAGES, -1), "Received: y=labels from -1 to -1"),
+            *(
+                (
+                    "epsilons",
+                    value,
+                    "Expected one or more finite numbers of at least 0, strictly "
+                    f"increasing. Received: epsilons={value}",
+                )
+                for value in (
+                    [],
+                    0.1,
+                    [-0.1],
+                    [0.2, 0.1],
+                    [0.1, 0.1],
+                    [float("nan")],
+                    [float("inf")],
+                    ["0.1"],
+                )
+            ),
+            *(
+                (
+                    "attacks",
+                    value,
+                    "Expected a sequence of different names out of "
+                    f"('fgsm', 'pgd', 'noise'). Received: attacks={value}",
+                )
+                for value in (["fgsm", "cw"], "fgsm", [], ["pgd", "pgd"])
+            ),
+            *(
+                (
+                    "clip",
+                    value,
+                    "Expected a pair (low, high) with low < high, or None. "
+                    f"Received: clip={value}",
+                )
+                for value in ((1.0, 0.0), (0.0,), 1.0, (0.0, float("nan")))
+            ),
+            *(
+                (
+                    argument,
+                    value,
+                    f"Expected an integer of at least {minimum}. "
+                    f"Received: {argument}={value}",
+                )
+                for argument, minimum, values in (
+                    ("pgd_steps", 1, (0, 2.0, True)),
+                    ("batch_size", 1, (0, None)),
+                    ("seed", 0, (-1, None)),
+                )
+                for value in values
+            ),
+            ("pgd_step_size", 0.0, "Expected a finite number above 0."),
+            ("pgd_step_size", float("inf"), "Expected a finite number above 0."),
+            ("verbose", 2, 'Expected "auto", 0 or 1. Received: verbose=2'),
+        ],
+    )
+    def test_invalid_arguments_are_named(
+        self, images, labels, argument, value, message
+    ):
+        arguments = {"x": images, "y": labels, "epsilons": [0.1], argument: value}
+        with pytest.raises(ValueError) as error:
+            evaluate_robustness(mlp(), **arguments)
+        text = str(error.value)
+        assert text.startswith(f"Invalid value for argument `{argument}`. Expected ")
+        assert message in text
+
+    @pytest.mark.parametrize(
+        "outputs, message",
+        [
+            (lambda h: [h, h], "a model with one output. Received: model=2 outputs"),
+            (lambda h: {"a": h}, "a model with one output"),
+            (keras.layers.Dense(1), "at least 2 classes. Received: model=outputs of"),
+            (keras.layers.Reshape((3, 4)), "outputs of shape (60, 3, 4)"),
+            (
+                lambda h: keras.ops.softmax(h),
+                "a model that returns logits; give the model without its softmax",
+            ),
+        ],
+    )
+    def test_unsuitable_outputs_are_refused(self, images, labels, outputs, message):
+        inputs = keras.Input((PIXELS,))
+        model = keras.Model(inputs, outputs(keras.layers.Dense(PIXELS)(inputs)))
+        with pytest.raises(ValueError, match="Invalid value for argument `model`. "):
+            evaluate_robustness(model, images, labels, EPSILONS, ["noise"])
+        with pytest.raises(ValueError, match=re.escape(message)):
+            evaluate_robustness(model, images, labels, EPSILONS, ["noise"])
+
+    def test_a_model_of_two_inputs_is_refused(self, images, labels):
+        inputs = [keras.Input((PIXELS,)), keras.Input((PIXELS,))]
+        model = keras.Model(inputs, keras.layers.Add()(inputs))
+        with pytest.raises(ValueError, match="one input. Received: model=2 inputs"):
+            evaluate_robustness(model, images, labels, EPSILONS)
+
+    @pytest.mark.parametrize(
+        "model", [np.tanh, keras.Sequential([keras.layers.Dense(2)])]
+    )
+    def test_anything_but_a_built_model_is_refused(self, images, labels, model):
+        with pytest.raises(ValueError, match="Expected a built Keras model."):
+            evaluate_robustness(model, images, labels, EPSILONS)
+
+    def test_nan_from_the_model_is_not_counted_as_an_answer(self, images, labels):
+        model = linear(np.full((PIXELS, CLASSES), np.nan))
+        with pytest.raises(ValueError, match="The model returned NaN"):
+            evaluate_robustness(model, images, labels, EPSILONS, ["noise"])
+
+
+class TestReport:
+    @pytest.fixture
+    def report(self):
+        return RobustnessReport(
+            epsilons=np.array([0.1 + 0.2, 1 / 3]),
+            clean_correct=np.array([True, True, True, False]),
+            correct={
+                "fgsm": np.array([[1, 1, 0, 0], [0, 0, 0, 0]], dtype=bool),
+                "noise": np.array([[1, 1, 1, 0], [1, 1, 0, 0]], dtype=bool),
+            },
+            settings={"pgd_steps": 40, "clip": [0.0, 1.0]},
+        )
+
+    def test_accuracy_is_the_mean_over_images(self, report):
+        assert report.clean_accuracy == 0.75
+        np.testing.assert_array_equal(report.accuracy["fgsm"], [0.5, 0.0])
+        np.testing.assert_array_equal(report.accuracy["noise"], [0.75, 0.5])
+
+    def test_json_round_trip_is_exact(self, report):
+        restored = RobustnessReport.from_json(report.to_json())
+        assert restored == report
+        assert restored.to_json() == report.to_json()
+        assert restored.epsilons.dtype == np.float64
+        np.testing.assert_array_equal(restored.epsilons, report.epsilons)
+        np.testing.assert_array_equal(restored.clean_correct, report.clean_correct)
+        for name, rows in report.correct.items():
+            assert restored.correct[name].dtype == bool
+            np.testing.assert_array_equal(restored.correct[name], rows)
+        assert restored.settings == report.settings
+
+    def test_json_takes_one_character_per_result(self, report):
+        assert '"fgsm": ["1100", "0000"]' in report.to_json()
+
+    def test_results_make_reports_differ(self, report):
+        other = RobustnessReport.from_json(report.to_json())
+        other.correct["fgsm"][0, 0] = False
+        assert other != report
+        assert report != report.to_json()
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"epsilons": [0.1]}'])
+    def test_other_text_is_refused(self, text):
+        message = "Invalid value for argument `text`. Expected the text returned by "
+        with pytest.raises(ValueError, match=message):
+            RobustnessReport.from_json(text)
+
+    def test_prints_as_a_table(self, report):
+        assert str(report) == "\n".join(
+            [
+                "Accuracy in % on 4 images",
+                "   epsilon    fgsm   noise",
+                "     clean    75.0    75.0",
+                "       0.3    50.0    75.0",
+                "  0.333333     0.0    50.0",
+            ]
+        )
+
+    def test_settings_repeat_the_evaluation(self, images, labels):
+        options = {"epsilons": [0.5], "attacks": ["noise"]}
+        report = evaluate_robustness(
+            mlp(), images, labels, seed=3, clip=(-1, 2), **options
+        )
+        assert report.settings == {
+            "pgd_steps": 40,
+            "pgd_step_size": 0.01,
+            "clip": [-1.0, 2.0],
+            "seed": 3,
+        }
+        again = evaluate_robustness(mlp(), images, labels, **options, **report.settings)
+        assert again == report

@@ -1,0 +1,202 @@
+"""The mathematics, against NumPy in float64 and closed forms."""
+
+import numpy as np
+import pytest
+import reference
+from keras import ops
+
+from keras_powerlaw import Spectrum, spectra
+
+ALPHAS = [0.5, 1.0, 1.5, 2.0]
+
+
+def numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+class TestPenalty:
+    @pytest.mark.parametrize("alpha", ALPHAS)
+    @pytest.mark.parametrize("tau", [1, 10])
+    def test_equals_equation_2(self, alpha, tau):
+        variances = np.sort(np.random.default_rng(0).gamma(1.0, size=60))[::-1]
+        value = spectra.power_law_penalty(
+            ops.convert_to_tensor(variances[tau - 1 :]), alpha, tau, beta=3.0
+        )
+        expected = reference.penalty(variances, alpha, tau, beta=3.0)
+        np.testing.assert_allclose(numpy(value), expected, rtol=1e-6)
+
+    @pytest.mark.parametrize("alpha", ALPHAS)
+    def test_is_the_authors_form_at_tau_11_on_sorted_estimates(self, alpha):
+        estimates = np.random.default_rng(1).gamma(1.0, size=80)
+        ordered = np.sort(estimates)[::-1]
+        value = spectra.power_law_penalty(
+            ops.convert_to_tensor(ordered[10:]), alpha, tau=11, beta=2.0
+        )
+        expected = reference.authors_penalty(estimates, alpha, beta=2.0)
+        np.testing.assert_allclose(numpy(value), expected, rtol=1e-6)
+
+    @pytest.mark.parametrize("alpha", ALPHAS)
+    def test_is_zero_on_an_exact_power_law(self, alpha):
+        n = np.arange(10, 501)
+        tail = ops.convert_to_tensor((7.0 * n**-alpha).astype("float32"))
+        assert abs(float(spectra.power_law_penalty(tail, alpha, tau=10))) < 1e-6
+
+    def test_counts_too_slow_a_decay_twice(self):
+        # λ/γ = 1 + d against 1 − d, for n > τ: d² + d against d².
+        n, d = np.arange(10, 101), 0.25
+        above, below = 1.0 / n, 1.0 / n
+        above[1:] *= 1 + d
+        below[1:] *= 1 - d
+        slow = float(spectra.power_law_penalty(ops.convert_to_tensor(above)))
+        fast = float(spectra.power_law_penalty(ops.convert_to_tensor(below)))
+        np.testing.assert_allclose(slow, 90 / 100 * (d**2 + d), rtol=1e-5)
+        np.testing.assert_allclose(fast, 90 / 100 * d**2, rtol=1e-5)
+
+    def test_is_zero_without_an_anchor(self):
+        assert float(spectra.power_law_penalty(ops.zeros((5,)), tau=3)) == 0.0
+
+    def test_passes_nan_on(self):
+        tail = ops.convert_to_tensor(np.array([np.nan, 1.0], "float32"))
+        assert np.isnan(float(spectra.power_law_penalty(tail, tau=3)))
+        tail = ops.convert_to_tensor(np.array([1.0, np.nan], "float32"))
+        assert np.isnan(float(spectra.power_law_penalty(tail, tau=3)))
+
+
+class TestVariances:
+    @pytest.mark.parametrize("batch", [20, 200], ids=["B < N", "B > N"])
+    def test_projected_are_the_diagonal_of_equation_5(self, batch):
+        rng = np.random.default_rng(2)
+        activity = rng.normal(size=(batch, 50)) + 3.0
+        basis = reference.orthonormal(50, rng)
+        value = spectra.projected_variances(
+            ops.convert_to_tensor(activity), ops.convert_to_tensor(basis)
+        )
+        expected = reference.variances(activity, basis)
+        np.testing.assert_allclose(numpy(value), expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("batch", [20, 200], ids=["B < N", "B > N"])
+    def test_exact_are_the_eigenvalues(self, batch):
+        activity = np.random.default_rng(3).normal(size=(batch, 50))
+        value = numpy(spectra.exact_variances(ops.convert_to_tensor(activity)))
+        expected = np.linalg.eigvalsh(np.cov(activity, rowvar=False))[::-1]
+        np.testing.assert_allclose(value, expected, atol=1e-5 * expected[0])
+
+    def test_projected_are_unbiased_for_any_batch_size(self):
+        rng = np.random.default_rng(4)
+        true = 1.0 / np.arange(1, 21)
+        draws = rng.normal(size=(20000, 4, 20)) * np.sqrt(true)  # batches of four
+        mean = np.mean([np.var(batch, axis=0, ddof=1) for batch in draws], axis=0)
+        one = spectra.projected_variances(
+            ops.convert_to_tensor(draws[0]), ops.convert_to_tensor(np.eye(20))
+        )
+        np.testing.assert_allclose(numpy(one), draws[0].var(axis=0, ddof=1), rtol=1e-5)
+        # Relative error of one estimate: √(2/(B−1)); of the mean of 20,000: 0.6 %.
+        np.testing.assert_allclose(mean, true, rtol=0.03)
+
+    def test_of_a_single_example_are_zero(self):
+        one = ops.ones((1, 3))
+        assert not numpy(spectra.projected_variances(one, ops.eye(3))).any()
+        assert not numpy(spectra.covariance(one)[1]).any()
+
+
+class TestStreamingCovariance:
+    def test_equals_numpy_whatever_the_batches(self):
+        data = np.random.default_rng(5).normal(size=(100, 7)) + 100.0
+        for sizes in ([100], [1, 99], [33, 33, 34]):
+            running = spectra.StreamingCovariance()
+            for batch in np.split(data, np.cumsum(sizes)[:-1]):
+                running.update(batch)
+            np.testing.assert_allclose(
+                running.covariance(), np.cov(data, rowvar=False), rtol=1e-10, atol=1e-12
+            )
+
+    def test_keeps_small_eigenvalues_beside_a_large_mean(self):
+        # λ_N/λ₁ = 1e-10, and a mean a thousand standard deviations away.
+        rng = np.random.default_rng(6)
+        units = 20
+        true = np.logspace(0, -10, units)
+        basis = reference.orthonormal(units, rng)
+        scores = rng.normal(size=(400, units))
+        scores -= scores.mean(axis=0)
+        scores = np.linalg.qr(scores)[0] * np.sqrt(399)  # covariance exactly I
+        data = scores * np.sqrt(true) @ basis.T + 1000.0
+        running = spectra.StreamingCovariance()
+        for batch in np.split(data, 10):
+            running.update(batch)
+        eigenvalues, _ = spectra.eigendecomposition(running.covariance())
+        np.testing.assert_allclose(eigenvalues, true, rtol=1e-2)
+
+
+def test_eigendecomposition_sorts_and_reconstructs():
+    rng = np.random.default_rng(7)
+    sigma = np.cov(rng.normal(size=(30, 50)), rowvar=False)  # singular
+    eigenvalues, vectors = spectra.eigendecomposition(sigma)
+    assert np.all(np.diff(eigenvalues) <= 0) and eigenvalues[-1] >= 0
+    np.testing.assert_allclose(vectors * eigenvalues @ vectors.T, sigma, atol=1e-12)
+
+
+class TestSpectrum:
+    @pytest.mark.parametrize("alpha", ALPHAS)
+    def test_of_an_exact_power_law(self, alpha):
+        n = np.arange(1.0, 1001)
+        spectrum = Spectrum(5.0 * n**-alpha)
+        assert spectrum.fit_range == (11, 500)
+        np.testing.assert_allclose(spectrum.exponent, alpha, rtol=1e-10)
+        np.testing.assert_allclose(spectrum.exponent_interval, alpha, rtol=1e-8)
+
+    def test_dimensions_in_closed_form(self):
+        flat = Spectrum(np.full(40, 2.0))
+        assert flat.dimension_90 == 36
+        np.testing.assert_allclose(flat.participation_ratio, 40)
+        # Σλ = 10, of which the first two hold 9.
+        assert Spectrum([6.0, 3.0, 1.0]).dimension_90 == 2
+        np.testing.assert_allclose(
+            Spectrum([6.0, 3.0, 1.0]).participation_ratio, 100 / 46
+        )
+
+    def test_exponent_weighs_by_one_over_n(self):
+        n = np.arange(1, 101)
+        eigenvalues = np.sort(np.random.default_rng(8).gamma(1.0, size=100))[::-1]
+        design = np.stack([np.log(n), np.ones(100)], axis=1)
+        weighted = design.T / n
+        slope = np.linalg.solve(weighted @ design, weighted @ np.log(eigenvalues))[0]
+        spectrum = Spectrum(eigenvalues, fit_range=(1, 100))
+        np.testing.assert_allclose(spectrum.exponent, -slope, rtol=1e-10)
+
+    def test_interval_covers_under_independent_noise(self):
+        rng = np.random.default_rng(9)
+        n = np.arange(1, 501)
+        covered = 0
+        for _ in range(200):
+            noisy = n**-1.0 * np.exp(0.1 * rng.normal(size=500))
+            _, (low, high) = spectra.fit_power_law(noisy, 11, 500)
+            covered += low <= 1.0 <= high
+        assert 0.85 <= covered / 200 <= 0.99
+
+    def test_interval_is_wide_where_the_spectrum_bends(self):
+        n = np.arange(1, 501)
+        straight = Spectrum(n**-1.5)
+        bent = Spectrum(np.exp(-0.3 * np.log(n) ** 2))
+        low, high = bent.exponent_interval
+        assert high - low > 0.5
+        assert np.ptp(straight.exponent_interval) < 1e-6
+
+    def test_default_range_ends_where_the_spectrum_does(self):
+        spectrum = Spectrum(np.r_[1.0 / np.arange(1, 101), np.zeros(50)])
+        assert spectrum.rank == 100
+        assert spectrum.fit_range == (11, 100)
+        np.testing.assert_allclose(spectrum.exponent, 1.0, rtol=1e-10)
+
+    def test_exponent_of_too_few_eigenvalues_is_nan(self):
+        assert np.isnan(Spectrum([3.0, 2.0, 1.0]).exponent)
+        assert np.isnan(Spectrum(np.zeros(30)).exponent)
+
+    @pytest.mark.parametrize("bad", [[], [1.0, 2.0], [1.0, -1.0], [np.nan], [[1.0]]])
+    def test_refuses_what_is_no_spectrum(self, bad):
+        with pytest.raises(ValueError, match="argument `eigenvalues`. Expected"):
+            Spectrum(bad)
+
+    @pytest.mark.parametrize("bad", [(0, 5), (5, 5), (1, 11), (1.5, 4), 7, "ab"])
+    def test_refuses_a_range_outside_of_it(self, bad):
+        with pytest.raises(ValueError, match="argument `fit_range`. Expected two int"):
+            Spectrum(1.0 / np.arange(1, 11), fit_range=bad)
