@@ -108,48 +108,55 @@ def label(beta):
     return f"SpecReg, β = {beta:g}" if beta else "Vanilla"
 
 
-def draw(results, batch_norm, tau, alpha):
-    """The panels of Figure 2: spectra, FGSM, PGD, and white noise (Figure A7)."""
+def draw(results, tau, alpha):
+    """Figures by name: spectra, robustness, and both as Figure 2 A to C has them."""
     spectra, reports = {}, {}
     for result in results:
-        if result["settings"]["batch_norm"] == batch_norm:
-            name = label(result["settings"]["beta"])
-            spectra.setdefault(name, []).append(kp.Spectrum(result["eigenvalues"]))
-            report = kp.RobustnessReport.from_json(json.dumps(result["robustness"]))
-            reports.setdefault(name, []).append(report)
-    spectrum_figure = Figure(figsize=(5, 4), layout="constrained")
-    kp.plot_spectrum(spectra, spectrum_figure.subplots(), tau=tau, alpha=alpha)
-    robustness_figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for ax, attack in zip(
-        robustness_figure.subplots(1, 3), ("fgsm", "pgd", "noise"), strict=True
-    ):
-        kp.plot_robustness(reports, attack, ax)
-    return spectrum_figure, robustness_figure
+        name = label(result["settings"]["beta"])
+        spectra.setdefault(name, []).append(kp.Spectrum(result["eigenvalues"]))
+        reports.setdefault(name, []).append(robustness_report(result))
+
+    def figure(*panels):
+        figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+        for ax, panel in zip(
+            np.ravel(figure.subplots(1, len(panels))), panels, strict=True
+        ):
+            if panel == "spectrum":
+                kp.plot_spectrum(spectra, ax, tau=tau, alpha=alpha)
+            else:
+                kp.plot_robustness(reports, panel, ax)
+        return figure
+
+    return {
+        "spectrum": figure("spectrum"),
+        "robustness": figure("fgsm", "pgd", "noise"),
+        "figure2": figure("spectrum", "fgsm", "pgd"),
+    }
+
+
+def robustness_report(result):
+    return kp.RobustnessReport.from_json(json.dumps(result["robustness"]))
 
 
 def print_table(results):
     print(
-        "\nbatch norm  network           seed  clean  α̂     dim.  "
-        + "".join(
-            f"{attack} {epsilon:<8g}"
-            for attack in ("FGSM", "PGD")
-            for epsilon in (0.05, 0.1)
-        )
+        "\nbatch norm  network           seed  clean  exponent  dim.  "
+        "FGSM 0.05  FGSM 0.1   PGD 0.05   PGD 0.1"
     )
     for result in results:
         settings = result["settings"]
-        report = kp.RobustnessReport.from_json(json.dumps(result["robustness"]))
+        report = robustness_report(result)
         at = np.searchsorted(report.epsilons, (0.05, 0.1))
         attacked = [
-            f"{100 * accuracy:6.1f} %    "
+            f"{100 * accuracy:7.1f} % "
             for attack in ("fgsm", "pgd")
             for accuracy in report.accuracy[attack][at]
         ]
         print(
             f"{'yes' if settings['batch_norm'] else 'no':<11} "
             f"{label(settings['beta']):<17} {settings['seed']:>4} "
-            f"{100 * result['test_accuracy']:5.1f}%  {result['exponent']:.2f} "
-            f"{result['dimension_90']:>6}  " + "".join(attacked)
+            f"{100 * result['test_accuracy']:5.1f}% {result['exponent']:9.2f} "
+            f"{result['dimension_90']:>5} " + "  ".join(attacked)
         )
 
 
@@ -213,10 +220,10 @@ def main(argv=None):
             unfinished.rename(path)  # a file that is there is whole
         results.append(result)
     for batch_norm in batch_norms:
-        suffix = "bn" if batch_norm else "nobn"
-        figures = draw(results, batch_norm, args.tau, args.alpha)
-        for kind, figure in zip(("spectrum", "robustness"), figures, strict=True):
-            figure.savefig(args.output / f"{args.dataset}-{suffix}-{kind}.png", dpi=120)
+        selected = [r for r in results if r["settings"]["batch_norm"] == batch_norm]
+        prefix = f"{args.dataset}-{'bn' if batch_norm else 'nobn'}"
+        for name, figure in draw(selected, args.tau, args.alpha).items():
+            figure.savefig(args.output / f"{prefix}-{name}.png", dpi=120)
     print_table(results)
     print(f"\nResults and figures are in {args.output}")
     return results
