@@ -34,7 +34,7 @@ EXAMPLES = [
 ]
 # ruff is held to one minor version, because each may format differently.
 TEST = [*EXAMPLES, "mypy>=1.13", "pytest>=8", "ruff==0.17.*", "tensorboard"]
-DOCS = ["latex2mathml>=3.77", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
+DOCS = ["latex2mathml>=3.77", "mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 
 setup(
     name="keras-powerlaw",
