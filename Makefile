@@ -28,7 +28,7 @@ help:
 	@echo "make clean       remove what these made"
 
 demo: $(VENV)/.installed-examples
-	$(VENV)/bin/python examples/quickstart.py
+	TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python examples/quickstart.py
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

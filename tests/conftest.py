@@ -1,6 +1,7 @@
 """Environment and data that the tests share."""
 
 import os
+import sys
 
 # Read when Keras, TensorFlow and Matplotlib are first imported.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -14,9 +15,11 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def reproducible():
-    """Every test starts with the same seeds and fresh layer names."""
+    """Every test starts with the same seeds, fresh layer names and no figure."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import re
 import textwrap
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 
 import keras_powerlaw
@@ -36,7 +35,6 @@ def blocks(text):
 
 
 def run(text, name):
-    plt.close("all")  # the current axes of the last page
     namespace = {"__name__": "documentation"}
     for line, code in blocks(text):
         # The empty lines give a traceback the line numbers of the page.
