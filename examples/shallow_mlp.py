@@ -66,7 +66,7 @@ def run(data, args, beta, batch_norm, seed):
         keras.optimizers.Adam(args.learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile=False,  # on a CPU, XLA makes the step no faster
+        jit_compile=False,  # XLA makes the penalty no faster on a CPU
     )
     begin = time.perf_counter()
     history = model.fit(
