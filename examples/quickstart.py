@@ -13,10 +13,9 @@ docs/quickstart.md for what was tried.
 import argparse
 import pathlib
 
+import example_data
 import keras
-import numpy as np
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 import keras_powerlaw as kp
 
@@ -24,18 +23,11 @@ WIDTH, TAU, BETA = 200, 1, 2.0
 EPSILONS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2)
 
 
-def load():
-    """Images in [0, 1] and labels; every fifth image is kept for testing."""
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype("float32")
-    test = np.arange(len(images)) % 5 == 4
-    return images[~test], labels[~test], images[test], labels[test]
-
-
 def build_model(regularizer=None):
     model = keras.Sequential(
         [
-            keras.Input((64,)),
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
             keras.layers.Dense(WIDTH, activation="tanh"),
             keras.layers.BatchNormalization(
                 momentum=0.9,
@@ -77,7 +69,7 @@ def main(argv=None):
     parser.add_argument("--output", type=pathlib.Path, default="results/quickstart")
     args = parser.parse_args(argv)
 
-    x_train, y_train, x_test, y_test = load()
+    (x_train, y_train), (x_test, y_test) = example_data.load("digits")
     spectra, reports = {}, {}
     for name in ("plain", "regularized"):
         print(f"\nTraining the {name} network", flush=True)

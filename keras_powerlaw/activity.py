@@ -124,11 +124,11 @@ def stream_covariances(model, x, layers, *, batch_size, max_samples, seed, progr
                 _check_finite(
                     activity, f"Invalid activations of layer '{layer.name}' on `x`"
                 )
-                if running.count and activity.shape[1] != len(running._sum):
+                if running.count and activity.shape[1] != running.units:
                     raise ValueError(
                         f"The activations of layer '{layer.name}' must have the same "
                         "shape in every batch and call. Received: "
-                        f"{activity.shape[1]} units after {len(running._sum)}"
+                        f"{activity.shape[1]} units after {running.units}"
                     )
                 running.update(activity)
         progress.update(index + 1, total)

@@ -142,10 +142,10 @@ class StreamingCovariance:
         """Adds a batch, an array of shape `(batch, units)`."""
         activity = np.asarray(activity, dtype="float64")
         if self.count == 0:
-            units = activity.shape[1]
+            self.units = activity.shape[1]
             self._shift = activity.mean(axis=0)
-            self._sum = np.zeros(units)
-            self._gram = np.zeros((units, units))
+            self._sum = np.zeros(self.units)
+            self._gram = np.zeros((self.units, self.units))
         centred = activity - self._shift
         self.count += len(centred)
         self._sum += centred.sum(axis=0)

@@ -39,4 +39,4 @@ def test_version_is_that_of_the_installed_package():
 
 def test_package_names_no_path_outside_the_project():
     for path in Path(keras_powerlaw.__file__).parent.rglob("*.py"):
-        assert "../shared" not in path.read_text(encoding="utf-8"), path
+        assert "../" not in path.read_text(encoding="utf-8"), path
