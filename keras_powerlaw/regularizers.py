@@ -6,6 +6,7 @@ import math
 import numbers
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_powerlaw.activity import find_layer, flatten_layers
@@ -15,6 +16,14 @@ from keras_powerlaw.spectra import (
     flatten,
     power_law_penalty,
     projected_variances,
+)
+
+# An error in the first step of `fit()`, whatever its cause, comes too late there.
+_LOST_BY_JAX = (
+    " Build or load the model again first: on the JAX backend, Keras takes the values "
+    "out of a model's variables for `fit()`, and an error in the first step loses them."
+    if keras.backend.backend() == "jax"
+    else ""
 )
 
 
@@ -112,7 +121,7 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
                 "its eigenbasis is known. Pass `callbacks=[keras_powerlaw."
                 "EigenbasisRefresh(x_train)]` to `fit()`, or call `keras_powerlaw."
                 "refresh_eigenbasis(model, x_train)` before a training loop of your "
-                "own."
+                "own." + _LOST_BY_JAX
             )
         # Keras divides what an activity regularizer returns by the batch size (since
         # version 3.14, not before). The penalty has been recorded above instead.
@@ -312,7 +321,8 @@ def add_spectral_regularizer(
             for new, old in zip(
                 regularized.optimizer.variables, model.optimizer.variables, strict=True
             ):
-                new.assign(old)
+                # A copy: a JAX training step consumes the arrays it is given.
+                new.assign(np.array(ops.convert_to_numpy(old)))
     return regularized
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_powerlaw.activity import Progress, observe
+from keras_powerlaw.attacks import Attack, gradient_attacks
 from keras_powerlaw.errors import invalid_value
 
 ATTACKS = ("fgsm", "pgd", "noise")
@@ -177,7 +178,7 @@ def evaluate_robustness(
             least 0 and strictly increasing: the largest change of a pixel for
             `"fgsm"` and `"pgd"`, the standard deviation for `"noise"`.
         attacks: Which of `"fgsm"`, `"pgd"` and `"noise"` to run. The first two
-            need cleverhans and the TensorFlow backend. Defaults to all.
+            need cleverhans, except on the JAX backend. Defaults to all.
         pgd_steps: Number of PGD steps, at least 1. Defaults to 40.
         pgd_step_size: Size η of a PGD step in units of pixel values, above 0. It
             is reduced to ε where ε is smaller. Defaults to 0.01.
@@ -196,8 +197,6 @@ def evaluate_robustness(
         ValueError: If an argument is invalid, or the model returns probabilities
             or NaN.
         ImportError: If `"fgsm"` or `"pgd"` is asked for without cleverhans.
-        NotImplementedError: If `"fgsm"` or `"pgd"` is asked for on a backend
-            other than TensorFlow.
 
     Example:
 
@@ -250,9 +249,10 @@ def evaluate_robustness(
         if "noise" in attacks:
             perturbations["noise"] = _white_noise(images, clip, seed)
         if "fgsm" in attacks or "pgd" in attacks:
-            perturbations |= _gradient_attacks(
-                logits_model, images, labels, clip, pgd_steps, pgd_step_size
-            )
+            for name, attack in gradient_attacks(
+                logits_model, clip, pgd_steps, pgd_step_size
+            ).items():
+                perturbations[name] = _on_slices(attack, images, labels)
 
         clean_correct = np.empty(len(images), dtype=bool)
         correct = {
@@ -293,63 +293,10 @@ def evaluate_robustness(
     )
 
 
-def _gradient_attacks(
-    model: keras.Model,
-    images: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    clip: tuple[float, float] | None,
-    pgd_steps: int,
-    pgd_step_size: float,
-) -> dict[str, _Perturbation]:
-    """Returns FGSM and PGD by name: all that needs a particular backend."""
-    if keras.backend.backend() != "tensorflow":
-        raise NotImplementedError(
-            'The attacks "fgsm" and "pgd" need the TensorFlow backend; "noise" runs '
-            f"on every backend. Received: backend={keras.backend.backend()!r}"
-        )
-    try:
-        from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
-        from cleverhans.tf2.attacks.projected_gradient_descent import (
-            projected_gradient_descent,
-        )
-    except ImportError as error:
-        raise ImportError(
-            'The attacks "fgsm" and "pgd" need cleverhans. Install it with: '
-            "pip install keras_powerlaw[robustness]"
-        ) from error
-
-    # cleverhans compiles the gradient once per function and batch shape, so every
-    # attack, strength and batch is given this one function.
-    def logits(batch_of_images):
-        return model(batch_of_images, training=False)
-
-    low, high = clip or (None, None)
-
-    def fgsm(batch: slice, epsilon: float) -> Any:
-        return fast_gradient_method(
-            logits,
-            images[batch],
-            eps=epsilon,
-            norm=np.inf,
-            clip_min=low,
-            clip_max=high,
-            y=labels[batch],
-        )
-
-    def pgd(batch: slice, epsilon: float) -> Any:
-        return projected_gradient_descent(
-            logits,
-            images[batch],
-            eps=epsilon,
-            eps_iter=min(pgd_step_size, epsilon),  # cleverhans refuses a larger step
-            nb_iter=pgd_steps,
-            norm=np.inf,
-            clip_min=low,
-            clip_max=high,
-            y=labels[batch],
-        )
-
-    return {"fgsm": fgsm, "pgd": pgd}
+def _on_slices(
+    attack: Attack, images: NDArray[np.float32], labels: NDArray[np.int64]
+) -> _Perturbation:
+    return lambda batch, epsilon: attack(images[batch], labels[batch], epsilon)
 
 
 def _white_noise(

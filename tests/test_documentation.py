@@ -2,7 +2,7 @@
 
 The blocks of a page run in order and share their names; each docstring runs on its
 own. A block of a page is left out by a comment on the line before its fence:
-`<!-- not run: reason -->`.
+`<!-- not run: reason -->`, or `<!-- only on tensorflow -->` on the other backends.
 """
 
 import inspect
@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from backend import BACKEND
 
 import keras_powerlaw
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 BLOCK = re.compile(
-    r"^(?P<not_run>[ ]*<!-- not run: \S.*-->\n)?"
+    r"^(?:[ ]*<!-- (?:(?P<not_run>not run: \S.*)|only on (?P<backend>\w+)) -->\n)?"
     r"(?P<indent>[ ]*)```python\b.*\n"
     r"(?P<code>(?:.*\n)*?)"
     r"(?P=indent)```[ ]*$",
@@ -29,7 +30,7 @@ BLOCK = re.compile(
 def blocks(text):
     """Yields `(line, code)` of every block to run; line counts from 1."""
     for match in BLOCK.finditer(text):
-        if not match["not_run"]:
+        if not match["not_run"] and match["backend"] in (None, BACKEND):
             line = text.count("\n", 0, match.start("code")) + 1
             yield line, textwrap.dedent(match["code"])
 
@@ -81,6 +82,10 @@ def test_blocks_are_found():
         ```python
         b = 2
         ```
+        <!-- only on another -->
+        ```python
+        b = 2
+        ```
         === "Indented"
 
             ```python title="c.py"
@@ -92,4 +97,4 @@ def test_blocks_are_found():
         ```
         """
     )
-    assert list(blocks(text)) == [(2, "a = 1\n"), (11, "if a:\n    c = 3\n")]
+    assert list(blocks(text)) == [(2, "a = 1\n"), (15, "if a:\n    c = 3\n")]
