@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_powerlaw.activity import Progress, stream_covariances
+from keras_powerlaw.activity import Progress, flatten_layers, stream_covariances
 from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.regularizers import regularized_layers
+from keras_powerlaw.regularizers import (
+    SpectralActivityRegularizer,
+    regularized_layers,
+)
 from keras_powerlaw.spectra import Spectrum, eigendecomposition
 
 
@@ -44,9 +48,10 @@ def refresh_eigenbasis(
 
     Raises:
         ValueError: If no layer is regularized, two share one regularizer, τ exceeds a
-            layer's width or the number of directions its activations vary in, or `x`
-            is empty, does not fit the model, is not finite, or has fewer than two
-            examples.
+            layer's width or the number of directions its activations vary in, `x` is
+            empty, does not fit the model, is not finite, or has fewer than two
+            examples, or the model has other activity regularizers under
+            `tf.distribute`.
 
     Example:
 
@@ -70,11 +75,7 @@ def refresh_eigenbasis(
     Reference:
         Nassar et al. (2020), eq. (3) and section 3.2.
     """
-    layers = [
-        layer
-        for layer in regularized_layers(model)
-        if not layer.activity_regularizer.exact
-    ]
+    layers = _layers_with_basis(model)
     if not layers:
         raise invalid_value(
             "model",
@@ -82,6 +83,7 @@ def refresh_eigenbasis(
             "SpectralActivityRegularizer that uses an eigenbasis",
             f"'{model.name}', which has none",
         )
+    _check_replicas(model)
     if hasattr(model, "jax_state_sync"):  # within `fit()`, JAX holds newer weights
         model.jax_state_sync()
     statistics = stream_covariances(
@@ -112,14 +114,9 @@ def refresh_eigenbasis(
         spectra[layer.name] = spectrum
         bases.append(eigenvectors)
 
-    first_time = any(layer.activity_regularizer.basis is None for layer in layers)
-    with _variable_scope(model):
+    with _new_bases(model, layers):
         for layer, eigenvectors in zip(layers, bases, strict=True):
             layer.activity_regularizer.set_basis(eigenvectors)
-    if first_time and model.compiled:
-        # Functions traced before have left the penalty out.
-        model.make_train_function(force=True)
-        model.make_test_function(force=True)
     return spectra
 
 
@@ -143,6 +140,12 @@ class EigenbasisRefresh(keras.callbacks.Callback):
             each refresh. Defaults to all.
         batch_size: Examples per forward pass, for arrays. Defaults to 1024.
         seed: Seed of the random choices.
+        backup_dir: Directory for what `keras.callbacks.BackupAndRestore` does not
+            keep: the eigenbasis and when the next one is due, written at the end of
+            every epoch and removed after training. With it, training that was
+            interrupted and goes on from an epoch's end takes the same course; without
+            it, it goes on with a refresh. Give both callbacks the same directory, and
+            list this one first. Defaults to `None`.
         verbose: `"auto"` shows progress when a refresh is slow, unless `fit()` is
             silent; 0 never, 1 always.
 
@@ -164,6 +167,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         max_samples=None,
         batch_size=1024,
         seed=0,
+        backup_dir=None,
         verbose="auto",
     ):
         super().__init__()
@@ -181,6 +185,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         self.max_samples = max_samples
         self.batch_size = batch_size
         self.seed = seed
+        self.backup_dir = None if backup_dir is None else Path(backup_dir)
         self.verbose = verbose
         self.spectra = {}
         self._refreshes = 0
@@ -191,6 +196,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._steps_in_epoch = 0
+        if self._last_step is None and self.backup_dir is not None:
+            # By now, BackupAndRestore has restored the weights.
+            self._restore()
         if self.every_steps is None and (
             epoch % self.every_epochs == 0 or self._last_step is None
         ):
@@ -209,6 +217,13 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         self._steps += self._steps_in_epoch
         for name, spectrum in self.spectra.items():
             logs[f"{name}_exponent"] = spectrum.exponent
+        if self.backup_dir is not None:
+            self._back_up()
+
+    def on_train_end(self, logs=None):
+        if self.backup_dir is not None:
+            for path in self.backup_dir.glob("eigenbasis-*.npz"):
+                path.unlink()
 
     def _refresh(self, batch):
         silent = self.verbose == "auto" and not (self.params or {}).get("verbose", 1)
@@ -223,12 +238,95 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         self._refreshes += 1
         self._last_step = self._steps + batch
 
+    def _backup_path(self):
+        # The weights that the backup belongs to are known by their age.
+        return (
+            self.backup_dir / f"eigenbasis-{int(self.model.optimizer.iterations)}.npz"
+        )
+
+    def _back_up(self):
+        self.backup_dir.mkdir(parents=True, exist_ok=True)
+        path = self._backup_path()
+        state = {
+            "steps": self._steps,
+            "last_step": self._last_step,
+            "refreshes": self._refreshes,
+        }
+        for index, layer in enumerate(_layers_with_basis(self.model)):
+            spectrum = self.spectra[layer.name]
+            basis = layer.activity_regularizer.basis
+            state[f"basis{index}"] = keras.ops.convert_to_numpy(basis)
+            state[f"eigenvalues{index}"] = spectrum.eigenvalues
+            state[f"fit_range{index}"] = spectrum.fit_range
+        unfinished = path.with_suffix(".tmp")
+        with open(unfinished, "wb") as file:
+            np.savez(file, **state)
+        unfinished.replace(path)
+        # The one before stays: the weights of this epoch may not be written yet.
+        for old in sorted(self.backup_dir.glob("eigenbasis-*.npz"), key=_age)[:-2]:
+            old.unlink()
+
+    def _restore(self):
+        path = self._backup_path()
+        if not path.exists():
+            return
+        layers = _layers_with_basis(self.model)
+        with np.load(path) as state, _new_bases(self.model, layers):
+            for index, layer in enumerate(layers):
+                layer.activity_regularizer.restore_basis(state[f"basis{index}"])
+                self.spectra[layer.name] = Spectrum(
+                    state[f"eigenvalues{index}"], state[f"fit_range{index}"]
+                )
+            self._steps = int(state["steps"])
+            self._last_step = int(state["last_step"])
+            self._refreshes = int(state["refreshes"])
+
+
+def _layers_with_basis(model):
+    return [
+        layer
+        for layer in regularized_layers(model)
+        if not layer.activity_regularizer.exact
+    ]
+
+
+@contextlib.contextmanager
+def _new_bases(model, layers):
+    """Within this context, the layers of `model` can be given their first basis."""
+    first_time = any(layer.activity_regularizer.basis is None for layer in layers)
+    strategy = getattr(model, "distribute_strategy", None)
+    # Under `tf.distribute`, on every replica, as the model's other variables are.
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        yield
+    if first_time and model.compiled:
+        # Functions traced before have left the penalty out.
+        model.make_train_function(force=True)
+        model.make_test_function(force=True)
+
+
+def _age(path):
+    return path.stat().st_mtime_ns
+
 
 def _is_count(value):
     return isinstance(value, int | np.integer) and value >= 1
 
 
-def _variable_scope(model):
-    """Where `model`'s variables live, under `tf.distribute` on every replica."""
+def _check_replicas(model):
+    # Collective operations make Keras lose the losses that layers have recorded before.
     strategy = getattr(model, "distribute_strategy", None)
-    return strategy.scope() if strategy is not None else contextlib.nullcontext()
+    if getattr(strategy, "num_replicas_in_sync", 1) == 1:
+        return
+    others = [
+        layer.name
+        for layer in flatten_layers(model)
+        if layer.activity_regularizer is not None
+        and not isinstance(layer.activity_regularizer, SpectralActivityRegularizer)
+    ]
+    if others:
+        raise invalid_value(
+            "model",
+            "a model without other activity regularizers under a `tf.distribute` "
+            "strategy of several replicas, since Keras mixes up their losses",
+            f"'{model.name}' with activity regularizers of layers {others}",
+        )

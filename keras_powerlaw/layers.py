@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.spectra import covariance, flatten
+from keras_powerlaw.spectra import count_examples, covariance, flatten
 
 
 @keras.saving.register_keras_serializable(package="keras_powerlaw")
@@ -90,6 +90,7 @@ class WhiteningLayer(keras.layers.Layer):
                 dtype="float32",
                 trainable=False,
                 autocast=False,
+                aggregation="mean",  # of equal values: the replicas' are the same
             )
 
         self.moving_mean = statistic("moving_mean", (units,), "zeros")
@@ -105,17 +106,17 @@ class WhiteningLayer(keras.layers.Layer):
         else:
             mean, sigma = self.moving_mean.value, self.moving_covariance.value
         if training:
-            self._update(mean, sigma, ops.shape(activity)[0])
+            self._update(mean, sigma, count_examples(activity))
         factor = ops.cholesky(_with_ridge(sigma, self.ridge))
         centred = ops.transpose(activity - mean)
         white = ops.transpose(ops.solve_triangular(factor, centred, lower=True))
         return ops.cast(ops.reshape(white, ops.shape(inputs)), self.compute_dtype)
 
-    def _update(self, mean, sigma, batch):
+    def _update(self, mean, sigma, count):
         # The plain average of the first batches, then an exponential one: the identity
         # that the covariance starts from would drown small variances for long. A
         # single example has no covariance and is left out.
-        counts = ops.cast(batch > 1, "float32")
+        counts = ops.cast(count > 1, "float32")
         updates = self.updates.value
         momentum = ops.minimum(updates / (updates + 1), self.momentum)
         weight = counts * (1 - momentum)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import threading
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from keras import ops
 
 from keras_powerlaw.activity import find_layer, flatten_layers
 from keras_powerlaw.errors import invalid_value
+from keras_powerlaw.replicas import replica_context
 from keras_powerlaw.spectra import (
     exact_variances,
     flatten,
@@ -106,6 +108,7 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
             raise invalid_value("exact", "a boolean", repr(exact))
         self.exact = exact
         self.basis = None
+        self._thread_of_loss = {}
         # The basis comes with the first refresh: there is nothing to build before.
         self.built = True
         if exact and keras.backend.backend() == "tensorflow":
@@ -114,7 +117,10 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
 
     def call(self, activity, training=None):
         if self.exact or self.basis is not None:
-            self.add_loss(self.penalty(activity))
+            penalty = self.penalty(activity)
+            self.add_loss(penalty)
+            if replica_context() is not None:
+                self._thread_of_loss[id(penalty)] = threading.get_ident()
         elif training:
             raise ValueError(
                 "A layer with a SpectralActivityRegularizer can't be trained before "
@@ -126,6 +132,20 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
         # Keras divides what an activity regularizer returns by the batch size (since
         # version 3.14, not before). The penalty has been recorded above instead.
         return ops.zeros((), dtype="float32")
+
+    def _get_own_losses(self):
+        # The replicas of MirroredStrategy are threads that take turns at collective
+        # operations, and all of them record their losses here.
+        own = threading.get_ident()
+        return [
+            loss
+            for loss in super()._get_own_losses()
+            if self._thread_of_loss.get(id(loss), own) == own
+        ]
+
+    def _clear_losses(self):
+        super()._clear_losses()
+        self._thread_of_loss.clear()
 
     def penalty(self, activity):
         """The value of eq. (2) for a batch of activations.
@@ -157,7 +177,10 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
                 sorted by eigenvalue, largest first.
         """
         self.check_width(len(eigenvectors))
-        needed = eigenvectors[:, self.tau - 1 :]
+        self.restore_basis(eigenvectors[:, self.tau - 1 :])
+
+    def restore_basis(self, needed):
+        """Stores what `basis` held before: the eigenvectors from the τ-th on."""
         if self.basis is None:
             self.basis = self.add_weight(
                 name="basis", shape=needed.shape, initializer="zeros", trainable=False

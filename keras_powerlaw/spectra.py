@@ -17,12 +17,13 @@ import scipy.stats
 from keras import ops
 
 from keras_powerlaw.errors import invalid_value
+from keras_powerlaw.replicas import replica_context, sum_over_replicas
 
 # --- inside a training step ----------------------------------------------------------
 
 
 def covariance(activity):
-    """Mean and sample covariance of a batch of activations.
+    """Mean and sample covariance of a (global) batch of activations.
 
     Σ = 1/(B − 1) Σ_b (x_b − μ)(x_b − μ)ᵀ
 
@@ -33,14 +34,15 @@ def covariance(activity):
         The mean, of shape `(units,)`, and the covariance, `(units, units)`. The
         covariance of a single example is zero.
     """
-    mean = ops.mean(activity, axis=0)
+    count = count_examples(activity)
+    mean = sum_over_replicas(ops.sum(activity, axis=0)) / count
     centred = activity - mean
-    gram = ops.matmul(ops.transpose(centred), centred)
-    return mean, gram / _degrees_of_freedom(activity)
+    gram = sum_over_replicas(ops.matmul(ops.transpose(centred), centred))
+    return mean, gram / ops.maximum(count - 1, 1)
 
 
 def projected_variances(activity, basis):
-    """Variances of a batch of activations along fixed directions.
+    """Variances of a (global) batch of activations along fixed directions.
 
     λ̂ₙ = (Vᵀ Σ V)ₙₙ = 1/(B − 1) Σ_b (vₙ · (x_b − μ))²
 
@@ -59,9 +61,22 @@ def projected_variances(activity, basis):
         Nassar et al. (2020), eq. (5).
     """
     # Centred first: a large mean would eat the digits of the small variances.
-    centred = activity - ops.mean(activity, axis=0)
-    squares = ops.square(ops.matmul(centred, basis))
-    return ops.sum(squares, axis=0) / _degrees_of_freedom(activity)
+    count = count_examples(activity)
+    mean = sum_over_replicas(ops.sum(activity, axis=0)) / count
+    replica = replica_context()
+    if replica is not None:
+        # The gradient for the mean is zero in the global batch, not in a replica's.
+        mean = ops.stop_gradient(mean)
+    squares = ops.sum(ops.square(ops.matmul(activity - mean, basis)), axis=0)
+    if replica is not None:
+        # Every replica has the same penalty, and Keras adds up their gradients of
+        # 1/replicas of it. So each hands on the gradient for its own examples, and
+        # the backward pass does without collective operations, whose order TensorFlow
+        # does not fix where several layers are regularized.
+        local = squares - ops.stop_gradient(squares)
+        total = sum_over_replicas(ops.stop_gradient(squares))
+        squares = total + replica.num_replicas_in_sync * local
+    return squares / ops.maximum(count - 1, 1)
 
 
 def exact_variances(activity):
@@ -120,9 +135,10 @@ def flatten(activity):
     return ops.reshape(activity, (-1, math.prod(activity.shape[1:])))
 
 
-def _degrees_of_freedom(activity):
-    batch = ops.shape(activity)[0]
-    return ops.cast(ops.maximum(batch - 1, 1), activity.dtype)
+def count_examples(activity):
+    """The number of examples in the global batch, in the dtype of `activity`."""
+    count = ops.cast(ops.shape(activity)[0], activity.dtype)
+    return ops.stop_gradient(sum_over_replicas(count))
 
 
 # --- over a whole data set -----------------------------------------------------------

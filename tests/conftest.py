@@ -3,14 +3,35 @@
 import os
 import sys
 
-# Read when Keras, TensorFlow and Matplotlib are first imported.
+# Read when Keras, TensorFlow, JAX and Matplotlib are first imported.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Two devices, for the tests of distributed training.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import keras
 import numpy as np
 import pytest
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration() for _ in range(2)],
+    )
+
+
+def pytest_terminal_summary(terminalreporter):
+    passed, skipped = (
+        len(terminalreporter.stats.get(outcome, []))
+        for outcome in ("passed", "skipped")
+    )
+    terminalreporter.write_line(
+        f"Keras {keras.__version__} on {keras.backend.backend()}: "
+        f"{passed} passed, {skipped} skipped"
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,76 @@
+"""A training run that may be killed, and goes on if it was; see test_interruption.py.
+
+Usage: interrupted.py DIRECTORY REFRESH [STEP TO BE KILLED AT]
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_powerlaw as kp
+
+directory, refresh = Path(sys.argv[1]), json.loads(sys.argv[2])
+kill_at = int(sys.argv[3]) if len(sys.argv) > 3 else None
+
+keras.utils.set_random_seed(0)
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+
+rng = np.random.default_rng(0)
+x = rng.normal(size=(150, 12)).astype("float32")
+y = rng.integers(4, size=150)
+model = keras.Sequential(
+    [
+        keras.Input((12,)),
+        keras.layers.Dense(20, activation="tanh"),
+        kp.WhiteningLayer(),
+        keras.layers.Dense(
+            15,
+            activation="tanh",
+            name="hidden",
+            activity_regularizer=kp.SpectralActivityRegularizer(tau=3),
+        ),
+        keras.layers.Dense(4),
+    ]
+)
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])
+
+
+class Kill(keras.callbacks.Callback):
+    steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        if self.steps == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+model.fit(
+    x,
+    y,
+    batch_size=30,  # five steps an epoch
+    epochs=6,
+    shuffle=False,
+    verbose=0,
+    callbacks=[
+        kp.EigenbasisRefresh(x, backup_dir=directory / "backup", **refresh),
+        keras.callbacks.CSVLogger(directory / "log.csv", append=True),
+        keras.callbacks.BackupAndRestore(directory / "backup"),
+        *([Kill()] if kill_at is not None else []),
+    ],
+)
+np.savez(
+    directory / "result.npz",
+    *model.get_weights(),
+    basis=keras.ops.convert_to_numpy(
+        model.get_layer("hidden").activity_regularizer.basis
+    ),
+)

@@ -1,0 +1,228 @@
+"""Training on two devices agrees with training on one."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from backend import BACKEND, only, to_numpy
+from keras import layers
+
+import keras_powerlaw as kp
+
+HAS_AN_ENGINE = only(
+    "tensorflow", "jax", why="Keras has no engine for several devices there"
+)
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    """Returns a context that spreads the models made in it over two devices."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        # One for all tests: TensorFlow confuses the collective operations of two.
+        return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
+    data_parallel = keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"])
+    return data_parallel.scope
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(230, 12)).astype("float32"), rng.integers(4, size=230)
+
+
+def compiled_model(exact=False, before=()):
+    """Two regularized layers and a whitened one; weights from a fixed seed."""
+    keras.utils.set_random_seed(0)
+
+    def regularizer():
+        return kp.SpectralActivityRegularizer(tau=3, beta=2.0, exact=exact)
+
+    model = keras.Sequential(
+        [
+            keras.Input((12,)),
+            *before,
+            layers.Dense(
+                20, activation="tanh", name="first", activity_regularizer=regularizer()
+            ),
+            kp.WhiteningLayer(name="white"),
+            layers.Dense(
+                15, activation="tanh", name="second", activity_regularizer=regularizer()
+            ),
+            layers.Dense(4),
+        ]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.1),  # unlike Adam, it tells a scaled gradient
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+@HAS_AN_ENGINE
+class TestTwoDevices:
+    def fit(self, scope, data, refresh=None, exact=False, batch_size=46):
+        with scope():
+            model = compiled_model(exact)
+            history = model.fit(
+                *data,
+                batch_size=batch_size,
+                epochs=3,
+                shuffle=False,
+                verbose=0,
+                callbacks=[refresh] if refresh else [],
+                validation_data=data,
+                validation_batch_size=batch_size,
+            ).history
+        return model, history
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{}, {"every_steps": 2}, None],
+        ids=["refresh every epoch", "refresh every other step", "exact"],
+    )
+    def test_losses_weights_and_logs_agree_with_one_device(
+        self, strategy, data, settings
+    ):
+        (one, logs_of_one), (two, logs_of_two) = (
+            self.fit(
+                scope,
+                data,
+                None if settings is None else kp.EigenbasisRefresh(data[0], **settings),
+                exact=settings is None,
+            )
+            for scope in (contextlib.nullcontext, strategy)
+        )
+        assert logs_of_one.keys() == logs_of_two.keys()
+        for name, values in logs_of_one.items():
+            np.testing.assert_allclose(logs_of_two[name], values, rtol=1e-4)
+        for expected, found in zip(one.get_weights(), two.get_weights(), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+    def test_a_last_batch_of_one_or_two_examples_on_each_device(self, strategy, data):
+        count = 50 if BACKEND == "jax" else 49  # JAX's devices take equal shares
+        x, y = data[0][:count], data[1][:count]
+        _, logs = self.fit(strategy, (x, y), kp.EigenbasisRefresh(x))
+        assert np.all(np.isfinite(logs["loss"]))
+
+    def test_refresh_covers_the_data_once_and_all_devices_hold_the_basis(
+        self, strategy, data
+    ):
+        class Batches(keras.utils.PyDataset):
+            delivered = []
+
+            def __len__(self):
+                return 5
+
+            def __getitem__(self, index):
+                self.delivered.append(index)
+                return data[0][46 * index : 46 * (index + 1)]
+
+        with strategy():
+            model = compiled_model()
+            spectra = kp.refresh_eigenbasis(model, Batches())
+        assert Batches.delivered == [0, 1, 2, 3, 4]
+
+        hidden = to_numpy(keras.Model(model.inputs, model.layers[0].output)(data[0]))
+        expected = np.linalg.eigvalsh(np.cov(hidden, rowvar=False))[::-1]
+        np.testing.assert_allclose(spectra["first"].eigenvalues, expected, atol=1e-6)
+        copies = copies_of(model.layers[0].activity_regularizer.basis)
+        assert len(copies) == 2
+        np.testing.assert_array_equal(*copies)
+        rotated = copies[0].T @ np.cov(hidden, rowvar=False) @ copies[0]
+        np.testing.assert_allclose(np.diag(rotated), expected[2:], atol=1e-5)
+
+    def test_measurements(self, strategy, data):
+        x, y = np.clip(data[0], 0, 1), data[1]
+        measured = []
+        for scope in (contextlib.nullcontext, strategy):
+            with scope():
+                model = compiled_model()
+                kp.refresh_eigenbasis(model, x)
+                spectrum = kp.measure_spectrum(model, x, "first")
+                report = kp.evaluate_robustness(model, x, y, [0.1], pgd_steps=10)
+                measured.append((spectrum.exponent, report))
+        np.testing.assert_allclose(measured[0][0], measured[1][0], rtol=1e-5)
+        assert measured[0][1] == measured[1][1]
+
+    @only("tensorflow", why="the replicas of tf.distribute wait for each other")
+    def test_other_activity_regularizers_are_refused(self, strategy, data):
+        with strategy():
+            model = compiled_model(
+                before=[layers.Dense(9, activity_regularizer="l2", name="decayed")]
+            )
+            with pytest.raises(ValueError, match=r"Keras mixes up .*\['decayed'\]"):
+                kp.refresh_eigenbasis(model, data[0])
+
+
+def copies_of(variable):
+    if BACKEND == "jax":
+        return [np.asarray(shard.data) for shard in variable.value.addressable_shards]
+    return [copy.numpy() for copy in variable.value.values]
+
+
+WORKER = Path(__file__).parent / "worker.py"
+
+
+@only("tensorflow", why="tf.distribute belongs to TensorFlow")
+def test_two_workers_agree_with_one_device(data, tmp_path):
+    """Two processes on loopback, in a training loop of their own.
+
+    Keras' own `fit()` fails under MultiWorkerMirroredStrategy with any model.
+    """
+    outputs = [tmp_path / f"{index}.npz" for index in range(2)]
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in outputs]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    np.savez(tmp_path / "data.npz", x=data[0], y=data[1])
+    workers = [
+        subprocess.Popen(
+            [sys.executable, WORKER, tmp_path / "data.npz", output],
+            env=os.environ
+            | {
+                "TF_CONFIG": json.dumps(
+                    {
+                        "cluster": {"worker": addresses},
+                        "task": {"type": "worker", "index": index},
+                    }
+                )
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index, output in enumerate(outputs)
+    ]
+    for worker in workers:
+        printed, _ = worker.communicate(timeout=300)
+        assert worker.returncode == 0, printed
+    first, second = (dict(np.load(output)) for output in outputs)
+    assert first.keys() == second.keys() and len(first) > 5
+    for name, values in first.items():
+        np.testing.assert_array_equal(second[name], values)
+
+    model = compiled_model()
+    losses = []
+    for start in range(0, 230, 46):
+        if start in (0, 92):
+            kp.refresh_eigenbasis(model, data[0])
+        rows = slice(start, start + 46)
+        losses.append(model.train_on_batch(data[0][rows], data[1][rows])[0])
+    np.testing.assert_allclose(first.pop("losses"), losses, rtol=1e-5)
+    np.testing.assert_allclose(
+        to_numpy(model.layers[0].activity_regularizer.basis).shape,
+        first.pop("basis").shape,
+    )
+    for found, expected in zip(first.values(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
