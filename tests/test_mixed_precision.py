@@ -1,0 +1,138 @@
+"""Penalty, basis and whitening are computed in float32 under every dtype policy."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+from backend import to_numpy
+from keras import layers, ops
+
+import keras_powerlaw as kp
+
+POLICIES = ["mixed_float16", "mixed_bfloat16", "bfloat16"]
+
+
+@pytest.fixture(params=POLICIES)
+def policy(request):
+    """Makes the policy the global one, as a user does."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield keras.config.dtype_policy()
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(200, 12)).astype("float32"), rng.integers(4, size=200)
+
+
+def compiled_model(exact=False):
+    model = keras.Sequential(
+        [
+            keras.Input((12,)),
+            layers.Dense(
+                20,
+                activation="tanh",
+                name="hidden",
+                activity_regularizer=kp.SpectralActivityRegularizer(
+                    tau=3, beta=2.0, exact=exact
+                ),
+            ),
+            kp.WhiteningLayer(),
+            layers.Dense(4, dtype="float32"),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss)
+    return model
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["frozen", "exact"])
+def test_penalty_is_that_of_the_rounded_activations(policy, data, exact):
+    model = compiled_model(exact)
+    regularizer = model.layers[0].activity_regularizer
+    if not exact:
+        kp.refresh_eigenbasis(model, data[0])
+        assert keras.backend.standardize_dtype(regularizer.basis.dtype) == "float32"
+    hidden = model.layers[0](data[0], training=True)
+    assert keras.backend.standardize_dtype(hidden.dtype) == policy.compute_dtype
+    model(data[0], training=True)
+    penalty = sum(model.losses)
+
+    rounded = to_numpy(hidden)
+    basis = reference.eigenvectors(rounded)
+    variances = reference.variances(rounded, basis)
+    assert keras.backend.standardize_dtype(penalty.dtype) == "float32"
+    expected = reference.penalty(variances, 1.0, 3, 2.0)
+    np.testing.assert_allclose(float(penalty), expected, rtol=1e-4)
+
+
+def test_rounding_changes_it_little(policy, data):
+    model = compiled_model()
+    kp.refresh_eigenbasis(model, data[0])
+    keras.config.set_dtype_policy("float32")
+    precise = compiled_model()
+    precise.set_weights(model.get_weights())
+    kp.refresh_eigenbasis(precise, data[0])
+    penalties = []
+    for each in (model, precise):
+        each(data[0], training=True)
+        penalties.append(float(sum(each.losses)))
+    # bfloat16 keeps 8 bits, of inputs, weights and activations.
+    tolerance = 0.005 if policy.compute_dtype == "float16" else 0.03
+    np.testing.assert_allclose(*penalties, rtol=tolerance)
+
+
+def test_basis_diagonalizes_the_covariance_of_the_rounded_activations(policy, data):
+    model = compiled_model()
+    spectrum = kp.refresh_eigenbasis(model, data[0])["hidden"]
+    rounded = to_numpy(model.layers[0](data[0]))
+    expected = np.linalg.eigvalsh(np.cov(rounded, rowvar=False))[::-1]
+    np.testing.assert_allclose(
+        spectrum.eigenvalues, expected, rtol=1e-6, atol=1e-9 * expected[0]
+    )
+    basis = to_numpy(model.layers[0].activity_regularizer.basis)
+    np.testing.assert_allclose(
+        reference.variances(rounded, basis), expected[2:], rtol=1e-4
+    )
+
+
+def test_whitening_is_that_of_the_rounded_activations(policy, data):
+    layer = kp.WhiteningLayer()
+    x = ops.cast(data[0], policy.compute_dtype)
+    white = layer(x, training=True)
+    assert keras.backend.standardize_dtype(white.dtype) == policy.compute_dtype
+    assert {keras.backend.standardize_dtype(w.dtype) for w in layer.weights} == {
+        "float32"
+    }
+    covariance = np.cov(to_numpy(white), rowvar=False)
+    np.testing.assert_allclose(covariance, np.eye(12), atol=0.02)
+
+
+def test_training_stays_finite_and_measurements_work(policy, data):
+    x, y = data
+    model = compiled_model()
+    history = model.fit(
+        x,
+        y,
+        batch_size=50,
+        epochs=3,
+        verbose=0,
+        callbacks=[kp.EigenbasisRefresh(x)],
+    ).history
+    assert np.all(np.isfinite(history["loss"]))
+    assert all(np.isfinite(to_numpy(weight)).all() for weight in model.weights)
+    assert kp.measure_spectrum(model, x, "hidden").exponent > 0
+    report = kp.evaluate_robustness(model, x, y, [0.1], pgd_steps=10, clip=None)
+    assert np.all(report.accuracy["pgd"] <= report.accuracy["fgsm"] + 0.02)
+
+
+def test_saved_model_predicts_the_same(policy, data, tmp_path):
+    model = compiled_model()
+    model.fit(*data, verbose=0, callbacks=[kp.EigenbasisRefresh(data[0])])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        loaded.predict(data[0], verbose=0), model.predict(data[0], verbose=0)
+    )
