@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import numbers
 import threading
+import weakref
 
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend import get_stateless_scope  # nothing public tells the scope
 
 from keras_powerlaw.activity import find_layer, flatten_layers
 from keras_powerlaw.errors import invalid_value
@@ -19,6 +21,11 @@ from keras_powerlaw.spectra import (
     power_law_penalty,
     projected_variances,
 )
+
+
+def _nowhere():
+    return None
+
 
 # An error in the first step of `fit()`, whatever its cause, comes too late there.
 _LOST_BY_JAX = (
@@ -109,6 +116,7 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
         self.exact = exact
         self.basis = None
         self._thread_of_loss = {}
+        self._cleared_in = _nowhere
         # The basis comes with the first refresh: there is nothing to build before.
         self.built = True
         if exact and keras.backend.backend() == "tensorflow":
@@ -144,8 +152,13 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
         ]
 
     def _clear_losses(self):
-        super()._clear_losses()
-        self._thread_of_loss.clear()
+        # In a JAX training step, Keras clears the losses of a layer at each of its
+        # calls, so that those of a shared layer would be lost but for the last call's.
+        scope = get_stateless_scope()
+        if scope is None or scope is not self._cleared_in():
+            super()._clear_losses()
+            self._thread_of_loss.clear()
+            self._cleared_in = weakref.ref(scope) if scope is not None else _nowhere
 
     def penalty(self, activity):
         """The value of eq. (2) for a batch of activations.
