@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 import threading
 import weakref
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +16,6 @@ from keras.src.backend import get_stateless_scope  # nothing public tells the sc
 
 from keras_powerlaw.activity import find_layer, flatten_layers
 from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.replicas import replica_context
 from keras_powerlaw.spectra import (
     exact_variances,
     flatten,
@@ -23,8 +24,12 @@ from keras_powerlaw.spectra import (
 )
 
 
-def _nowhere():
-    return None
+@dataclasses.dataclass
+class _Call:
+    """A batch of activations and, once it was asked for, its penalty."""
+
+    activity: Any
+    penalty: Any = None
 
 
 # An error in the first step of `fit()`, whatever its cause, comes too late there.
@@ -115,8 +120,8 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
             raise invalid_value("exact", "a boolean", repr(exact))
         self.exact = exact
         self.basis = None
-        self._thread_of_loss = {}
-        self._cleared_in = _nowhere
+        self._calls_of_scopes = weakref.WeakKeyDictionary()
+        self._calls_of_thread = threading.local()
         # The basis comes with the first refresh: there is nothing to build before.
         self.built = True
         if exact and keras.backend.backend() == "tensorflow":
@@ -125,10 +130,7 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
 
     def call(self, activity, training=None):
         if self.exact or self.basis is not None:
-            penalty = self.penalty(activity)
-            self.add_loss(penalty)
-            if replica_context() is not None:
-                self._thread_of_loss[id(penalty)] = threading.get_ident()
+            self._calls().append(_Call(activity))
         elif training:
             raise ValueError(
                 "A layer with a SpectralActivityRegularizer can't be trained before "
@@ -138,27 +140,35 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
                 "own." + _LOST_BY_JAX
             )
         # Keras divides what an activity regularizer returns by the batch size (since
-        # version 3.14, not before). The penalty has been recorded above instead.
+        # version 3.14, not before). The penalty is one of `losses` instead.
         return ops.zeros((), dtype="float32")
 
+    # The penalty is computed when the losses are asked for, as in training and in
+    # `evaluate()`. `predict()`, attacks and exported graphs do without.
     def _get_own_losses(self):
-        # The replicas of MirroredStrategy are threads that take turns at collective
-        # operations, and all of them record their losses here.
-        own = threading.get_ident()
-        return [
-            loss
-            for loss in super()._get_own_losses()
-            if self._thread_of_loss.get(id(loss), own) == own
-        ]
+        calls = self._calls()
+        for call in calls:
+            if call.penalty is None:
+                call.penalty = self.penalty(call.activity)
+        return [call.penalty for call in calls]
 
     def _clear_losses(self):
-        # In a JAX training step, Keras clears the losses of a layer at each of its
-        # calls, so that those of a shared layer would be lost but for the last call's.
+        super()._clear_losses()
+        # Keras opens a scope for each JAX training step, but clears the losses in it at
+        # each call of a layer, so that a shared layer would keep only its last one.
+        if get_stateless_scope() is None:
+            self._calls().clear()
+
+    def _calls(self):
+        """The calls since the model was last called, in this scope or thread.
+
+        Each replica of `tf.distribute.MirroredStrategy` is a thread, and they take
+        turns.
+        """
         scope = get_stateless_scope()
-        if scope is None or scope is not self._cleared_in():
-            super()._clear_losses()
-            self._thread_of_loss.clear()
-            self._cleared_in = weakref.ref(scope) if scope is not None else _nowhere
+        if scope is not None:
+            return self._calls_of_scopes.setdefault(scope, [])
+        return vars(self._calls_of_thread).setdefault("calls", [])
 
     def penalty(self, activity):
         """The value of eq. (2) for a batch of activations.
@@ -198,6 +208,9 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
             self.basis = self.add_weight(
                 name="basis", shape=needed.shape, initializer="zeros", trainable=False
             )
+            if keras.backend.backend() == "tensorflow":
+                # It works untracked there, and so is in no exported graph.
+                self._untrack_variable(self.basis)
         self.basis.assign(needed)
 
     def check_width(self, units):

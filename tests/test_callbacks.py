@@ -264,47 +264,6 @@ class TestCallback:
         )
         np.testing.assert_allclose(history.history["loss"], reported, rtol=1e-5)
 
-    def test_refresh_does_not_retrace(self, data):
-        traces = []
-
-        @keras.saving.register_keras_serializable("tests")
-        class Counted(layers.Layer):
-            def call(self, x):
-                traces.append(1)
-                return x
-
-        model = keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                layers.Flatten(),
-                layers.Dense(
-                    9, activity_regularizer=kp.SpectralActivityRegularizer(tau=2)
-                ),
-                Counted(),
-            ]
-        )
-        model.compile("adam", "mse")
-        counts = []
-
-        class Watch(keras.callbacks.Callback):
-            def on_train_batch_begin(self, batch, logs=None):
-                counts.append(len(traces))
-
-            def on_train_batch_end(self, batch, logs=None):
-                counts.append(len(traces))
-
-        refresh = kp.EigenbasisRefresh(data[0], batch_size=230)
-        model.fit(
-            data[0],
-            np.zeros((230, 9)),
-            batch_size=230,
-            epochs=5,
-            verbose=0,
-            callbacks=[refresh, Watch()],
-        )
-        during_steps = np.diff(counts)[::2]
-        assert during_steps[0] >= 1 and not during_steps[1:].any()
-
     def test_exponent_is_logged(self, model, data, tmp_path, capsys):
         logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
         board = keras.callbacks.TensorBoard(tmp_path / "board")

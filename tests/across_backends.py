@@ -1,0 +1,78 @@
+"""Writes what one backend makes of given weights; see test_across_backends.py.
+
+Usage: KERAS_BACKEND=... across_backends.py DIRECTORY
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+from backend import BACKEND, to_numpy, value_and_gradient
+
+import keras_powerlaw as kp
+from keras_powerlaw.attacks import gradient_attacks
+
+EPSILONS = [0.05, 0.1]
+
+
+def compiled_model():
+    regularizer = kp.SpectralActivityRegularizer(alpha=1.2, tau=3, beta=2.0)
+    model = keras.Sequential(
+        [
+            keras.Input((16,)),
+            keras.layers.Dense(
+                24, activation="tanh", name="hidden", activity_regularizer=regularizer
+            ),
+            kp.WhiteningLayer(name="white"),
+            keras.layers.Dense(4, name="logits"),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.05), loss)
+    return model
+
+
+def results(directory):
+    """The same computations on every backend, as NumPy arrays by name."""
+    with np.load(directory / "given.npz") as given:
+        x, y = given["x"], given["y"]
+        weights = [given[f"weight{i}"] for i in range(7)]
+    model = compiled_model()
+    model.set_weights(weights)
+    found = {}
+    refresh = kp.EigenbasisRefresh(x)
+    history = model.fit(
+        x, y, batch_size=50, epochs=3, shuffle=False, verbose=0, callbacks=[refresh]
+    ).history
+    found["losses"], found["exponents"] = history["loss"], history["hidden_exponent"]
+
+    model.set_weights(weights)
+    found["eigenvalues"] = kp.measure_spectrum(model, x, "hidden").eigenvalues
+    kp.refresh_eigenbasis(model, x)
+    hidden = model.get_layer("hidden")
+    activity = to_numpy(hidden(x))
+    penalty = hidden.activity_regularizer.penalty
+    found["penalty"], found["gradient"] = value_and_gradient(penalty, activity)
+    exact = kp.SpectralActivityRegularizer(tau=3, exact=True)
+    found["exact"], found["exact_gradient"] = value_and_gradient(
+        exact.penalty, activity
+    )
+    found["white"] = to_numpy(kp.WhiteningLayer()(activity, training=True))
+    found["logits"] = to_numpy(model(x))
+    attacks = gradient_attacks(model, (0.0, 1.0), 20, 0.01)
+    for name, attack in attacks.items():
+        for epsilon in EPSILONS:
+            found[f"{name} {epsilon}"] = to_numpy(attack(x, y, epsilon))
+    report = kp.evaluate_robustness(model, x, y, EPSILONS, pgd_steps=20)
+    for name, correct in report.correct.items():
+        found[f"correct {name}"] = correct
+    return model, found
+
+
+if __name__ == "__main__":
+    directory = Path(sys.argv[1])
+    model, found = results(directory)
+    np.savez(directory / f"{BACKEND}.npz", **found)
+    model.save(directory / f"{BACKEND}.keras")
+    model.save_weights(directory / f"{BACKEND}.weights.h5")

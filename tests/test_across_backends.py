@@ -1,0 +1,176 @@
+"""The backends agree on the same weights, and read each other's files.
+
+Each other backend that is installed runs `across_backends.py` in a process of its own.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from across_backends import EPSILONS, compiled_model, results
+from backend import BACKEND, only
+
+import keras_powerlaw as kp
+
+TESTS = Path(__file__).parent
+OTHERS = sorted({"tensorflow", "jax", "torch"} - {BACKEND})
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("across_backends")
+    rng = np.random.default_rng(0)
+    x = rng.random((200, 16)).astype("float32")
+    keras.utils.set_random_seed(0)
+    model = compiled_model()
+    kp.refresh_eigenbasis(model, x)
+    model(x, training=True)  # sets the whitening statistics
+    given = {f"weight{i}": weight for i, weight in enumerate(model.get_weights())}
+    np.savez(directory / "given.npz", x=x, y=rng.integers(4, size=200), **given)
+    return directory
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request, directory):
+    """The name of another backend, whose results are in the directory."""
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    finished = subprocess.run(
+        [sys.executable, TESTS / "across_backends.py", directory],
+        env=os.environ | {"KERAS_BACKEND": request.param},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def ours(directory):
+    return results(directory)
+
+
+class TestResults:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("losses", "exponents", "eigenvalues", "penalty", "gradient"),
+            *("exact", "exact_gradient", "white", "logits"),
+        ],
+    )
+    def test_agree_to_rounding(self, ours, other, directory, name):
+        expected, found = ours[1][name], np.load(directory / f"{other}.npz")[name]
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * scale)
+
+    @pytest.mark.parametrize("epsilon", EPSILONS)
+    @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+    def test_attacks_take_the_same_steps(self, ours, other, directory, attack, epsilon):
+        """cleverhans on TensorFlow and PyTorch, the steps written out on JAX."""
+        name = f"{attack} {epsilon}"
+        expected, found = ours[1][name], np.load(directory / f"{other}.npz")[name]
+        same = np.isclose(found, expected, atol=1e-5)
+        # The sign of a gradient within rounding of zero is anyone's.
+        assert same.mean() > 0.999
+        assert np.abs(found - expected).max() <= 2 * epsilon + 1e-6
+
+    def test_accuracies_agree(self, ours, other, directory):
+        for attack in ("fgsm", "pgd", "noise"):
+            expected = ours[1][f"correct {attack}"]
+            found = np.load(directory / f"{other}.npz")[f"correct {attack}"]
+            assert np.mean(found == expected) > 0.995
+
+
+class TestFiles:
+    def test_model_of_another_backend_predicts_and_trains_on(
+        self, ours, other, directory
+    ):
+        with np.load(directory / "given.npz") as given:
+            x, y = given["x"], given["y"]
+        model = keras.saving.load_model(directory / f"{other}.keras")
+        if "torch" in (other, BACKEND):
+            # Keras writes the optimizer's class into the file, and PyTorch has its own.
+            model.compile_from_config(compiled_model().get_compile_config())
+        np.testing.assert_allclose(
+            model.predict(x, verbose=0), ours[1]["logits"], atol=1e-4
+        )
+        assert model.get_layer("hidden").activity_regularizer.alpha == 1.2
+        history = model.fit(
+            x,
+            y,
+            batch_size=50,
+            epochs=3,
+            shuffle=False,
+            verbose=0,
+            callbacks=[kp.EigenbasisRefresh(x)],
+        ).history
+        np.testing.assert_allclose(history["loss"], ours[1]["losses"], rtol=1e-3)
+
+    def test_weights_of_another_backend(self, ours, other, directory):
+        with np.load(directory / "given.npz") as given:
+            x = given["x"]
+        plain = keras.Sequential(
+            [
+                keras.Input((16,)),
+                keras.layers.Dense(24, activation="tanh", name="hidden"),
+                kp.WhiteningLayer(name="white"),
+                keras.layers.Dense(4, name="logits"),
+            ]
+        )
+        for model in (compiled_model(), plain):
+            model.load_weights(directory / f"{other}.weights.h5")
+            np.testing.assert_allclose(
+                model.predict(x, verbose=0), ours[1]["logits"], atol=1e-4
+            )
+
+
+@only("tensorflow", "jax", why="Keras exports it without TensorFlow's SavedModel")
+class TestServing:
+    def test_exported_graph_has_neither_penalty_nor_basis(self, ours, tmp_path):
+        import tensorflow as tf
+
+        model, found = ours
+        settings = {"verbose": False}
+        x = np.random.default_rng(0).random((200, 16)).astype("float32")
+        if BACKEND == "jax":  # whose models carry the basis among their variables
+            model.save(tmp_path / "model.keras")
+            model = keras.saving.load_model(tmp_path / "model.keras")
+            # JAX can't differentiate a triangular solve of a batch of unknown size.
+            settings["jax2tf_kwargs"] = {"with_gradient": False}
+        else:
+            assert model.get_layer("hidden").activity_regularizer.basis is not None
+        model.export(tmp_path / "serving", **settings)
+        served = tf.saved_model.load(tmp_path / "serving")
+        np.testing.assert_allclose(served.serve(x), found["logits"], atol=1e-4)
+        shapes = sorted(tuple(variable.shape) for variable in served.variables)
+        assert shapes == sorted(weight.shape for weight in model.get_weights())
+
+        plain = keras.models.clone_model(model, clone_function=without_regularizer)
+        plain.export(tmp_path / "plain", **settings)
+        assert operations(tmp_path / "serving") == operations(tmp_path / "plain")
+
+
+def without_regularizer(layer):
+    config = layer.get_config()
+    if "activity_regularizer" in config:
+        config["activity_regularizer"] = None
+    return layer.__class__.from_config(config)
+
+
+def operations(directory):
+    """The operations in an exported inference graph."""
+    import tensorflow as tf
+
+    graph = tf.saved_model.load(directory).signatures["serve"].graph.as_graph_def()
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    return {node.op for node in nodes} - ZERO_LOSS
+
+
+# What Keras itself makes of the zero that the regularizer returns.
+ZERO_LOSS = {"Shape", "StridedSlice", "Cast", "DivNoNan"}
