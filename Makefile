@@ -7,6 +7,9 @@ VENV ?= .venv
 # batch size since 3.14; the tests have to pass on both sides of that.
 KERAS ?= 3.12
 KERAS_VENV ?= .venv-keras-$(KERAS)
+# The PyTorch of `make test-backends`.
+TORCH ?= 2.13.0
+BACKENDS_VENV ?= .venv-backends
 
 # $(call install,venv,requirements)
 define install
@@ -18,14 +21,15 @@ define install
 @touch $@
 endef
 
-.PHONY: help demo test test-keras docs clean
+.PHONY: help demo test test-backends test-keras docs clean
 
 help:
-	@echo "make demo        run the quick start on a small embedded data set"
-	@echo "make test        lint, format, types and tests"
-	@echo "make test-keras  the tests against an older Keras (KERAS=$(KERAS))"
-	@echo "make docs        build the site into site/"
-	@echo "make clean       remove what these made"
+	@echo "make demo           run the quick start on a small embedded data set"
+	@echo "make test           lint, format, types and tests"
+	@echo "make test-backends  the tests on TensorFlow, JAX and PyTorch"
+	@echo "make test-keras     the tests against an older Keras (KERAS=$(KERAS))"
+	@echo "make docs           build the site into site/"
+	@echo "make clean          remove what these made"
 
 demo: $(VENV)/.installed-examples
 	TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python examples/quickstart.py
@@ -36,6 +40,11 @@ test: $(VENV)/.installed-test
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -q
 
+test-backends: $(addprefix test-on-,tensorflow jax torch)
+
+test-on-%: $(BACKENDS_VENV)/.installed-test
+	KERAS_BACKEND=$* $(BACKENDS_VENV)/bin/python -m pytest -q
+
 test-keras: $(KERAS_VENV)/.installed-test
 	$(KERAS_VENV)/bin/python -m pytest -q
 
@@ -43,12 +52,15 @@ docs: $(VENV)/.installed-docs
 	$(VENV)/bin/mkdocs build --strict
 
 clean:
-	rm -rf .venv .venv-keras-* site build *.egg-info
+	rm -rf .venv .venv-keras-* .venv-backends site build *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed-%: setup.py
 	$(call install,$(VENV),--editable ".[$*]")
+
+$(BACKENDS_VENV)/.installed-test: setup.py
+	$(call install,$(BACKENDS_VENV),--editable ".[test]" jax jaxlib torch==$(TORCH))
 
 $(KERAS_VENV)/.installed-test: setup.py
 	$(call install,$(KERAS_VENV),--editable ".[test]" "keras==$(KERAS).*")

@@ -16,7 +16,7 @@ from keras_powerlaw.attacks import gradient_attacks
 EPSILONS = [0.05, 0.1]
 
 
-def compiled_model():
+def compiled_model(whitened=True):
     regularizer = kp.SpectralActivityRegularizer(alpha=1.2, tau=3, beta=2.0)
     model = keras.Sequential(
         [
@@ -24,7 +24,7 @@ def compiled_model():
             keras.layers.Dense(
                 24, activation="tanh", name="hidden", activity_regularizer=regularizer
             ),
-            kp.WhiteningLayer(name="white"),
+            *([kp.WhiteningLayer(name="white")] if whitened else []),
             keras.layers.Dense(4, name="logits"),
         ]
     )

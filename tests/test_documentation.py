@@ -72,6 +72,20 @@ def test_docstring(name, docstring, tmp_path, monkeypatch):
     run(docstring, f"<docstring of {name}>")
 
 
+def test_every_test_that_a_page_names_exists():
+    named = [
+        name
+        for page in PAGES
+        for name in re.findall(r"`(test_\w+\.py[\w:]*)`", page.read_text("utf-8"))
+    ]
+    assert named
+    for name in named:
+        file, *parts = name.split("::")
+        source = (ROOT / "tests" / file).read_text("utf-8")
+        for part in parts:
+            assert re.search(rf"^\s*(class|def) {part}\b", source, re.MULTILINE), name
+
+
 def test_blocks_are_found():
     text = textwrap.dedent(
         """\
