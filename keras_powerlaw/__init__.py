@@ -2,6 +2,7 @@
 
 from keras_powerlaw.activity import measure_spectrum
 from keras_powerlaw.callbacks import EigenbasisRefresh, refresh_eigenbasis
+from keras_powerlaw.jacobian import add_jacobian_regularizer
 from keras_powerlaw.layers import WhiteningLayer
 from keras_powerlaw.plotting import plot_robustness, plot_spectrum
 from keras_powerlaw.regularizers import (
@@ -19,6 +20,7 @@ __all__ = [
     "SpectralActivityRegularizer",
     "Spectrum",
     "WhiteningLayer",
+    "add_jacobian_regularizer",
     "add_spectral_regularizer",
     "evaluate_robustness",
     "measure_spectrum",
