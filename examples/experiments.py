@@ -41,15 +41,15 @@ PRESETS = {
         "dataset": "digits",
         "seeds": [0],
         "betas": [5.0],
-        "attacked": 100,
+        "attacked": 50,
         "shallow": {
             "width": 60,
             "epochs": 10,
             "learning_rate": 3e-3,
             "batch_size": 200,
         },
-        "mlp": {"width": 40, "epochs": 10, "learning_rate": 3e-3, "batch_size": 200},
-        "cnn": {"width": 40, "epochs": 10, "learning_rate": 3e-3, "batch_size": 200},
+        "mlp": {"width": 40, "epochs": 5, "learning_rate": 3e-3, "batch_size": 200},
+        "cnn": {"width": 40, "epochs": 5, "learning_rate": 3e-3, "batch_size": 200},
     },
     "cpu": {
         "dataset": "mnist",
@@ -424,6 +424,8 @@ def robustness_report(result):
 
 def label(settings):
     name = CONDITIONS[settings["condition"]]
+    if settings["architecture"] in SHALLOW:
+        name = name.removesuffix(", last layer")  # there is only one
     return name if settings["beta"] is None else f"{name}, β = {settings['beta']:g}"
 
 

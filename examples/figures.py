@@ -49,13 +49,20 @@ def whitening(results):
 
 
 def all_layers(results):
-    """Figures 5 and A18 to A25."""
-    return _deep(
+    """Figures 5 and A18 to A25, and one of exponents that fall with depth."""
+    drawn = _deep(
         results,
-        ("vanilla", "all", "tapered", "jacobian", "output-jacobian"),
+        ("vanilla", "all", "jacobian", "output-jacobian"),
         "figure5",
         {"mlp": 18, "cnn": 22},
     )
+    for architecture in experiments.DEEP:
+        best = _best(_of(results, architecture, ("vanilla", "all", "tapered")))
+        if any(result["settings"]["condition"] == "tapered" for result in best):
+            drawn[f"tapered-{architecture}"] = _row(
+                NETWORKS[architecture], best, tuple(best[0]["spectra"]), *_ATTACKS
+            )
+    return drawn
 
 
 def sensitivity(results):
@@ -136,10 +143,13 @@ def _deep(results, conditions, main_figure, first_of_appendix):
             figsize=(2 * WIDTH * len(main), HEIGHT + 0.2), layout="constrained"
         )
         parts = np.ravel(figure.subfigures(1, len(main)))
+        axes = []
         for part, (title, best) in zip(parts, main.items(), strict=True):
             part.suptitle(title)
             for ax, attack in zip(part.subplots(1, 2), _ATTACKS, strict=True):
                 _draw_robustness(best, attack, ax)
+                axes.append(ax)
+        _letter(axes)
         drawn[main_figure] = figure
     return drawn
 
@@ -154,7 +164,14 @@ def _row(title, results, layers, *attacks):
         _draw_spectra(results, layer, ax)
     for attack, ax in zip(attacks, axes[len(layers) :], strict=True):
         _draw_robustness(results, attack, ax)
+    if count > 1:
+        _letter(axes)
     return figure
+
+
+def _letter(axes):
+    for letter, ax in zip("ABCDE", axes, strict=False):
+        ax.set_title(letter, loc="left", fontweight="bold")
 
 
 def _by_label(results, value):
@@ -195,20 +212,24 @@ def _figure2(results):
     first = {experiments.label(r["settings"]): r for r in reversed(results)}
     rows = list(first.items())[::-1]
     figure = Figure(
-        figsize=(3 * WIDTH, HEIGHT + 0.4 + 1.6 * len(rows)), layout="constrained"
+        figsize=(3 * WIDTH, HEIGHT + 0.6 + 1.6 * len(rows)), layout="constrained"
     )
-    top, bottom = figure.subfigures(2, 1, height_ratios=[HEIGHT, 1.6 * len(rows)])
+    top, bottom = figure.subfigures(2, 1, height_ratios=[HEIGHT, 0.6 + 1.6 * len(rows)])
     axes = top.subplots(1, 3)
     _draw_spectra(results, "hidden1", axes[0])
     for attack, ax in zip(_ATTACKS, axes[1:], strict=True):
         _draw_robustness(results, attack, ax)
+    _letter(axes)
+    bottom.suptitle("$\\bf{D}$  sensitivity maps, sum over all training images")
     _draw_maps(bottom, rows, "total")
     return figure
 
 
 def _maps(title, rows, what):
-    figure = Figure(figsize=(14, 0.6 + 1.7 * len(rows)), layout="constrained")
-    of = "sum over all images" if what == "total" else "first training image"
+    columns = max(len(result["sensitivity"]["components"]) for _, result in rows)
+    size = (2 + 1.7 * columns, 0.6 + 1.7 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    of = "sum over all training images" if what == "total" else "first training image"
     figure.suptitle(f"{title}: ∂λ/∂x of the last hidden layer, {of}")
     _draw_maps(figure, rows, what)
     return figure
@@ -232,3 +253,5 @@ def _draw_maps(figure, rows, what):
         )
         for ax in axes[count:]:
             ax.set_axis_off()
+    for ax in np.ravel(grid[1:]):
+        ax.set_title("")
