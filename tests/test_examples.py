@@ -50,13 +50,13 @@ def figures_in(folder):
 
 
 def test_shallow_mlp_leaves_results_and_figures(example, tiny, tmp_path, capsys):
-    example("shallow_mlp").main([*tiny, "--seeds", "0", "1"])
+    example("shallow_mlp").main(tiny)
     results = results_in(tmp_path)
     assert sorted(results) == [
-        f"digits-{architecture}-{condition}-seed{seed}"
-        for architecture in ("shallow", "shallow-nobn")
-        for condition in ("last-beta5", "vanilla")
-        for seed in (0, 1)
+        "digits-shallow-last-beta5-seed0",
+        "digits-shallow-nobn-last-beta5-seed0",
+        "digits-shallow-nobn-vanilla-seed0",
+        "digits-shallow-vanilla-seed0",
     ]
     assert figures_in(tmp_path) == [
         f"digits-figure{number}" for number in ("2", "A6", "A7", "A8", "A9")
@@ -69,33 +69,52 @@ def test_shallow_mlp_leaves_results_and_figures(example, tiny, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
-    "script, architecture, conditions, figures",
+    "script, architecture, condition, figures",
     [
-        ("whitening", "mlp", "vanilla whitened-last", "4 A10 A11 A12 A13"),
-        ("whitening", "cnn", "whitened", "4 A14 A15 A16 A17"),
-        ("all_layers", "mlp", "output-jacobian jacobian", "5 A18 A19 A20 A21"),
-        ("all_layers", "cnn", "tapered all", "5 A22 A23 A24 A25"),
+        ("whitening", "mlp", "whitened-last", "4 A10 A11 A12 A13"),
+        ("all_layers", "cnn", "tapered", "tapered-cnn"),
+        ("all_layers", "mlp", "output-jacobian", "5 A18 A19 A20 A21"),
         ("sensitivity", "mlp", "whitened", "3 3-first-image"),
     ],
 )
 def test_deep_networks(
-    example, tiny, tmp_path, script, architecture, conditions, figures
+    example, tiny, tmp_path, script, architecture, condition, figures
 ):
-    results = example(script).main(
-        [*tiny, "--architectures", architecture, "--conditions", *conditions.split()]
+    [result] = example(script).main(
+        [*tiny, "--architectures", architecture, "--conditions", condition]
     )
-    assert [r["settings"]["condition"] for r in results] == sorted(
-        conditions.split(), key=list(example("experiments").CONDITIONS).index
-    )
-    for result in results:
-        assert list(result["spectra"]) == ["hidden1", "hidden2", "hidden3"]
-    tapered = [f"digits-tapered-{architecture}"] if "tapered" in conditions else []
-    assert (
-        figures_in(tmp_path)
-        == tapered + [f"digits-figure{number}" for number in figures.split()]
-        or figures_in(tmp_path)
-        == [f"digits-figure{number}" for number in figures.split()] + tapered
-    )
+    assert result["settings"]["condition"] == condition
+    assert list(result["spectra"]) == ["hidden1", "hidden2", "hidden3"]
+    assert [name.removeprefix("digits-") for name in figures_in(tmp_path)] == [
+        name if name.startswith("tapered") else f"figure{name}"
+        for name in figures.split()
+    ]
+
+
+def test_runs_are_what_the_command_line_asks_for(example):
+    experiments = example("experiments")
+
+    def names(*arguments):
+        args = experiments.parser("").parse_args(["--preset", "smoke", *arguments])
+        conditions = example("all_layers").CONDITIONS
+        runs = experiments.select(args, experiments.DEEP, conditions)
+        return [experiments.run_name(settings) for settings in runs]
+
+    assert len(names()) == 2 * 5
+    assert names("--architectures", "cnn", "--conditions", "jacobian") == [
+        "digits-cnn-jacobian-seed0"
+    ]
+    assert names(
+        *("--dataset", "mnist", "--architectures", "mlp", "--seeds", "0", "7"),
+        *("--betas", "1", "2.5", "--conditions", "vanilla", "all"),
+    ) == [
+        "mnist-mlp-vanilla-seed0",
+        "mnist-mlp-all-beta1-seed0",
+        "mnist-mlp-all-beta2.5-seed0",
+        "mnist-mlp-vanilla-seed7",
+        "mnist-mlp-all-beta1-seed7",
+        "mnist-mlp-all-beta2.5-seed7",
+    ]
 
 
 def test_conditions_are_what_they_say(example):
@@ -151,12 +170,12 @@ def test_networks_have_the_sizes_of_the_paper(example):
 
 def test_finished_runs_are_not_repeated(example, tiny, tmp_path, capsys):
     shallow_mlp = example("shallow_mlp")
-    arguments = [*tiny, "--architectures", "shallow-nobn"]
+    arguments = [*tiny, "--architectures", "shallow-nobn", "--conditions", "last"]
     shallow_mlp.main(arguments)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
     capsys.readouterr()
     shallow_mlp.main(arguments)
-    assert "2 of 2 runs are finished" in (printed := capsys.readouterr().out)
+    assert "1 of 1 runs are finished" in (printed := capsys.readouterr().out)
     assert "epoch" not in printed
     assert before == {path: path.read_bytes() for path in tmp_path.glob("*.json")}
     with pytest.raises(SystemExit, match="other settings"):
@@ -195,7 +214,7 @@ def test_interrupted_and_restarted_ends_with_the_same_results(
 @pytest.mark.slow
 def test_smoke_preset_runs_the_whole_paper(example, tmp_path):
     results = example("paper").main(
-        ["--preset", "smoke", "--output", str(tmp_path), "--epochs", "1"]
+        ["--preset", "smoke", "--output", str(tmp_path), "--attacked", "10"]
     )
     assert len(results) == 20
     numbers = ["2", "3", "4", "5", *(f"A{number}" for number in range(6, 26))]
