@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import keras_powerlaw as kp
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -166,6 +168,41 @@ def test_networks_have_the_sizes_of_the_paper(example):
         "mlp": [1000, 1000, 1000],
         "cnn": [2704, 800, 1000],
     }
+
+
+def test_main_figures_show_the_most_robust_beta(example):
+    """Over seeds and attacks, for each condition on its own."""
+
+    def result(condition, beta, seed, *correct):
+        report = kp.RobustnessReport(
+            epsilons=np.array([0.1]),
+            clean_correct=np.ones(4, dtype=bool),
+            correct={
+                attack: np.arange(4)[np.newaxis] < count
+                for attack, count in zip(("fgsm", "pgd"), correct, strict=True)
+            },
+        )
+        return {
+            "settings": {"condition": condition, "beta": beta, "seed": seed},
+            "robustness": json.loads(report.to_json()),
+        }
+
+    results = [
+        result("vanilla", None, 0, 1, 0),
+        result("last", 1.0, 0, 4, 0),
+        result("last", 1.0, 1, 0, 0),
+        result("last", 5.0, 0, 2, 1),
+        result("last", 5.0, 1, 2, 1),
+        result("all", 1.0, 0, 3, 3),
+        result("all", 5.0, 0, 1, 1),
+    ]
+    best = example("figures")._best(results)
+    assert [(r["settings"]["condition"], r["settings"]["beta"]) for r in best] == [
+        ("vanilla", None),
+        ("last", 5.0),
+        ("last", 5.0),
+        ("all", 1.0),
+    ]
 
 
 def test_finished_runs_are_not_repeated(example, tiny, tmp_path, capsys):
