@@ -18,7 +18,7 @@ import numpy as np
 
 import keras_powerlaw as kp
 
-EPSILONS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+EPSILONS = [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3]
 
 # Each condition, as the figures name it. Those in SPECTRAL have a strength β.
 CONDITIONS = {
@@ -42,6 +42,7 @@ PRESETS = {
         "seeds": [0],
         "betas": [5.0],
         "attacked": 50,
+        "epsilons": [0.05, 0.1],
         "shallow": {
             "width": 60,
             "epochs": 10,
@@ -56,6 +57,7 @@ PRESETS = {
         "seeds": [0],
         "betas": [5.0],
         "attacked": 2000,
+        "epsilons": EPSILONS,
         "shallow": {
             "width": 2000,
             "epochs": 30,
@@ -70,6 +72,7 @@ PRESETS = {
         "seeds": [0, 1, 2],
         "betas": [1.0, 2.0, 5.0],
         "attacked": 10_000,
+        "epsilons": EPSILONS,
         "shallow": {
             "width": 2000,
             "epochs": 50,
@@ -187,7 +190,7 @@ def perform(settings, data, report_epoch):
     )
     attacked = slice(settings["attacked"])
     report = kp.evaluate_robustness(
-        model, x_test[attacked], y_test[attacked], EPSILONS, verbose=0
+        model, x_test[attacked], y_test[attacked], settings["epsilons"], verbose=0
     )
     return {
         "settings": settings,
@@ -254,6 +257,7 @@ def select(args, architectures, conditions):
                             "tau": args.tau if spectral else None,
                             **sizes,
                             "attacked": args.attacked or preset["attacked"],
+                            "epsilons": preset["epsilons"],
                         }
                     )
     return runs
