@@ -1,19 +1,24 @@
 """The data sets of the examples, as arrays with pixels in [0, 1]."""
 
+import importlib.util
+
+import keras
 import numpy as np
 
 DATASETS = ("mnist", "fashion_mnist", "digits")
 
 
-def load(name, data_dir=None):
+def load(name, path=None):
     """Training and test images, float32 `(images, height, width, 1)`, and labels.
 
     Args:
-        name: `"mnist"` or `"fashion_mnist"`, through tensorflow-datasets, or
-            `"digits"`: scikit-learn's 1,797 digits of 8×8 pixels, which need no
-            download; every fifth is a test image.
-        data_dir: Folder of tensorflow-datasets. Defaults to its own default: the
-            environment variable `TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+        name: `"mnist"` or `"fashion_mnist"`, or `"digits"`: scikit-learn's 1,797 digits
+            of 8×8 pixels, which need no download; every fifth is a test image.
+        path: An `.npz` file like Keras's `mnist.npz`, or the folder of
+            tensorflow-datasets. Defaults to tensorflow-datasets in its own folder (the
+            environment variable `TFDS_DATA_DIR`, or `~/tensorflow_datasets`) if it
+            and TensorFlow are installed, and else to `keras.datasets`, which needs
+            neither.
 
     Returns:
         `(x_train, y_train), (x_test, y_test)`.
@@ -26,11 +31,20 @@ def load(name, data_dir=None):
         test = np.arange(len(x)) % 5 == 4
         return (x[~test], data.target[~test]), (x[test], data.target[test])
 
-    import tensorflow_datasets as tfds
+    if path and str(path).endswith(".npz"):
+        with np.load(path) as file:
+            splits = [(file[f"x_{s}"], file[f"y_{s}"]) for s in ("train", "test")]
+    elif path or all(
+        map(importlib.util.find_spec, ("tensorflow", "tensorflow_datasets"))
+    ):
+        import tensorflow_datasets as tfds
 
-    splits = tfds.load(name, split=["train", "test"], data_dir=data_dir, batch_size=-1)
+        loaded = tfds.load(name, split=["train", "test"], data_dir=path, batch_size=-1)
+        splits = [(split["image"], split["label"]) for split in tfds.as_numpy(loaded)]
+    else:
+        splits = getattr(keras.datasets, name).load_data()
     train, test = (
-        ((split["image"] / 255).astype("float32"), split["label"])
-        for split in tfds.as_numpy(splits)
+        ((x.reshape(-1, 28, 28, 1) / 255).astype("float32"), y.astype("int64"))
+        for x, y in splits
     )
     return train, test

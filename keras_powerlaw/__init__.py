@@ -2,13 +2,15 @@
 
 from keras_powerlaw.activity import measure_spectrum
 from keras_powerlaw.callbacks import EigenbasisRefresh, refresh_eigenbasis
+from keras_powerlaw.jacobian import add_jacobian_regularizer
 from keras_powerlaw.layers import WhiteningLayer
-from keras_powerlaw.plotting import plot_robustness, plot_spectrum
+from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
 from keras_powerlaw.regularizers import (
     SpectralActivityRegularizer,
     add_spectral_regularizer,
 )
 from keras_powerlaw.robustness import RobustnessReport, evaluate_robustness
+from keras_powerlaw.sensitivity import SensitivityMaps, sensitivity_maps
 from keras_powerlaw.spectra import Spectrum
 
 __version__ = "0.1.0"
@@ -16,13 +18,17 @@ __version__ = "0.1.0"
 __all__ = [
     "EigenbasisRefresh",
     "RobustnessReport",
+    "SensitivityMaps",
     "SpectralActivityRegularizer",
     "Spectrum",
     "WhiteningLayer",
+    "add_jacobian_regularizer",
     "add_spectral_regularizer",
     "evaluate_robustness",
     "measure_spectrum",
     "plot_robustness",
+    "plot_sensitivity",
     "plot_spectrum",
     "refresh_eigenbasis",
+    "sensitivity_maps",
 ]

@@ -102,7 +102,7 @@ def stream_covariances(model, x, layers, *, batch_size, max_samples, seed, progr
         One `StreamingCovariance` per layer. A layer that is called several times per
         forward pass contributes the activations of every call.
     """
-    batches, total = _batches(x, batch_size, max_samples, seed)
+    batches, total = input_batches(x, batch_size, max_samples, seed)
     statistics = [StreamingCovariance() for _ in layers]
     examples = 0
     for index, batch in enumerate(batches):
@@ -143,19 +143,25 @@ def stream_covariances(model, x, layers, *, batch_size, max_samples, seed, progr
 
 
 @contextlib.contextmanager
-def observe(model, layers):
+def observe(model, layers, convert=None):
     """Within this context, every call of one of `layers` leaves its activations.
 
+    Args:
+        model: The model that will be called.
+        layers: Layers in it.
+        convert: What to make of the tensor of activations. Defaults to a float64 array
+            of shape `(batch, units)`.
+
     Yields:
-        One list per layer; each call appends an array of shape `(batch, units)`.
+        One list per layer, to which each call appends.
     """
+    convert = convert or _to_array
     observed = [[] for _ in layers]
     watched = {id(layer): seen for layer, seen in zip(layers, observed, strict=True)}
 
     def recorder(seen):
         def record(activity):
-            activity = np.asarray(ops.convert_to_numpy(activity), dtype="float64")
-            seen.append(activity.reshape(len(activity), -1))
+            seen.append(convert(activity))
             return ops.zeros(())
 
         return record
@@ -182,6 +188,11 @@ def observe(model, layers):
                 del attributes["activity_regularizer"]
             else:
                 attributes["activity_regularizer"] = original
+
+
+def _to_array(activity):
+    activity = np.asarray(ops.convert_to_numpy(activity), dtype="float64")
+    return activity.reshape(len(activity), -1)
 
 
 def flatten_layers(model):
@@ -234,7 +245,7 @@ class Progress:
             self._bar.update(self._done, finalize=True)
 
 
-def _batches(x, batch_size, max_samples, seed):
+def input_batches(x, batch_size, max_samples, seed):
     """An iterator over the inputs in `x`, and the number of batches if known."""
     if max_samples is not None and (
         not isinstance(max_samples, int | np.integer) or max_samples < 2

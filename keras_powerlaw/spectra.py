@@ -167,6 +167,10 @@ class StreamingCovariance:
         self._sum += centred.sum(axis=0)
         self._gram += centred.T @ centred
 
+    def mean(self):
+        """The mean of everything added so far, shape `(units,)`."""
+        return self._shift + self._sum / self.count
+
     def covariance(self):
         """The sample covariance (divisor M − 1) of everything added so far."""
         mean = self._sum / self.count

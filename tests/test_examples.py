@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import keras_powerlaw as kp
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -27,52 +29,261 @@ def test_quickstart(example, tmp_path, capsys):
 @pytest.fixture
 def tiny(tmp_path):
     return [
-        *("--dataset", "digits", "--width", "40", "--tau", "5", "--epochs", "2"),
-        *("--batch-size", "300", "--attacked", "20", "--output", str(tmp_path)),
+        *("--preset", "smoke", "--width", "30", "--epochs", "1"),
+        *("--attacked", "10", "--output", str(tmp_path)),
     ]
+
+
+def results_in(folder):
+    """The results by name, without the times."""
+    results = {
+        path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")
+    }
+    for result in results.values():
+        assert result.pop("training_seconds") > 0
+        assert result.pop("measuring_seconds") > 0
+    return results
+
+
+def figures_in(folder):
+    for path in folder.glob("*.png"):
+        assert path.stat().st_size > 10_000
+    return sorted(path.stem for path in folder.glob("*.png"))
 
 
 def test_shallow_mlp_leaves_results_and_figures(example, tiny, tmp_path, capsys):
-    example("shallow_mlp").main([*tiny, "--seeds", "0", "1"])
-    runs = sorted(path.stem for path in tmp_path.glob("*.json"))
-    assert runs == [
-        f"digits-{norm}-beta{beta}-seed{seed}"
-        for norm in ("bn", "nobn")
-        for beta in (0, 5)
-        for seed in (0, 1)
+    example("shallow_mlp").main(tiny)
+    results = results_in(tmp_path)
+    assert sorted(results) == [
+        "digits-shallow-last-beta5-seed0",
+        "digits-shallow-nobn-last-beta5-seed0",
+        "digits-shallow-nobn-vanilla-seed0",
+        "digits-shallow-vanilla-seed0",
     ]
-    assert len(list(tmp_path.glob("*.png"))) == 6
-    result = json.loads((tmp_path / "digits-bn-beta5-seed0.json").read_text())
-    assert len(result["eigenvalues"]) == 40
-    assert len(result["history"]["hidden_exponent"]) == 2
+    assert figures_in(tmp_path) == [
+        f"digits-figure{number}" for number in ("2", "A6", "A7", "A8", "A9")
+    ]
+    result = results["digits-shallow-last-beta5-seed0"]
+    assert len(result["spectra"]["hidden1"]["eigenvalues"]) == 30
+    assert len(result["history"]["hidden1_exponent"]) == 1
+    assert np.shape(result["sensitivity"]["total"])[1:] == (8, 8, 1)
     assert "SpecReg, β = 5" in capsys.readouterr().out
 
 
-def test_shallow_mlp_does_not_repeat_finished_runs(example, tiny, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "script, architecture, condition, figures",
+    [
+        ("whitening", "mlp", "whitened-last", "4 A10 A11 A12 A13"),
+        ("all_layers", "cnn", "tapered", "tapered-cnn"),
+        ("all_layers", "mlp", "output-jacobian", "5 A18 A19 A20 A21"),
+        ("sensitivity", "mlp", "whitened", "3 3-first-image"),
+    ],
+)
+def test_deep_networks(
+    example, tiny, tmp_path, script, architecture, condition, figures
+):
+    [result] = example(script).main(
+        [*tiny, "--architectures", architecture, "--conditions", condition]
+    )
+    assert result["settings"]["condition"] == condition
+    assert list(result["spectra"]) == ["hidden1", "hidden2", "hidden3"]
+    assert [name.removeprefix("digits-") for name in figures_in(tmp_path)] == [
+        name if name.startswith("tapered") else f"figure{name}"
+        for name in figures.split()
+    ]
+
+
+def test_runs_are_what_the_command_line_asks_for(example):
+    experiments = example("experiments")
+
+    def names(*arguments):
+        args = experiments.parser("").parse_args(["--preset", "smoke", *arguments])
+        conditions = example("all_layers").CONDITIONS
+        runs = experiments.select(args, experiments.DEEP, conditions)
+        return [experiments.run_name(settings) for settings in runs]
+
+    assert len(names()) == 2 * 5
+    assert names("--architectures", "cnn", "--conditions", "jacobian") == [
+        "digits-cnn-jacobian-seed0"
+    ]
+    assert names(
+        *("--dataset", "mnist", "--architectures", "mlp", "--seeds", "0", "7"),
+        *("--betas", "1", "2.5", "--conditions", "vanilla", "all"),
+    ) == [
+        "mnist-mlp-vanilla-seed0",
+        "mnist-mlp-all-beta1-seed0",
+        "mnist-mlp-all-beta2.5-seed0",
+        "mnist-mlp-vanilla-seed7",
+        "mnist-mlp-all-beta1-seed7",
+        "mnist-mlp-all-beta2.5-seed7",
+    ]
+
+
+def test_conditions_are_what_they_say(example):
+    experiments = example("experiments")
+    args = experiments.parser("").parse_args(["--preset", "smoke", "--width", "30"])
+
+    def model(architecture, condition):
+        [settings] = experiments.select(args, [architecture], [condition])
+        return experiments.build_model(settings, (8, 8, 1))[0]
+
+    def penalized(model):
+        return {
+            layer.name: layer.activity_regularizer.alpha
+            for layer in model.layers
+            if layer.activity_regularizer is not None
+        }
+
+    for architecture in ("mlp", "cnn"):
+        assert penalized(model(architecture, "vanilla")) == {}
+        assert penalized(model(architecture, "last")) == {"hidden3": 1.0}
+        assert penalized(model(architecture, "whitened-last")) == {"hidden3": 1.0}
+        everywhere = {"hidden1": 1.0, "hidden2": 1.0, "hidden3": 1.0}
+        assert penalized(model(architecture, "all")) == everywhere
+        falling = {"hidden1": 1.5, "hidden2": 1.25, "hidden3": 1.0}
+        assert penalized(model(architecture, "tapered")) == falling
+        for condition in ("whitened", "whitened-last"):
+            names = [
+                type(layer).__name__ for layer in model(architecture, condition).layers
+            ]
+            # Right before the name of the second hidden layer.
+            second = [i for i, name in enumerate(names) if name == "Identity"][1]
+            assert names.index("WhiteningLayer") == second - 1
+    assert model("mlp", "jacobian").projections is None
+    assert model("mlp", "output-jacobian").projections == 1
+
+
+def test_networks_have_the_sizes_of_the_paper(example):
+    experiments = example("experiments")
+    args = experiments.parser("").parse_args(["--preset", "paper"])
+    sizes = {}
+    for architecture in ("shallow", "mlp", "cnn"):
+        [settings, *_] = experiments.select(args, [architecture], ["vanilla"])
+        model, hidden = experiments.build_model(settings, (28, 28, 1))
+        sizes[architecture] = [
+            int(np.prod(model.get_layer(name).output.shape[1:])) for name in hidden
+        ]
+    assert sizes == {
+        "shallow": [2000],
+        "mlp": [1000, 1000, 1000],
+        "cnn": [2704, 800, 1000],
+    }
+
+
+def test_main_figures_show_the_most_robust_beta(example):
+    """Over seeds and attacks, for each condition on its own."""
+
+    def result(condition, beta, seed, *correct):
+        report = kp.RobustnessReport(
+            epsilons=np.array([0.1]),
+            clean_correct=np.ones(4, dtype=bool),
+            correct={
+                attack: np.arange(4)[np.newaxis] < count
+                for attack, count in zip(("fgsm", "pgd"), correct, strict=True)
+            },
+        )
+        return {
+            "settings": {"condition": condition, "beta": beta, "seed": seed},
+            "robustness": json.loads(report.to_json()),
+        }
+
+    results = [
+        result("vanilla", None, 0, 1, 0),
+        result("last", 1.0, 0, 4, 0),
+        result("last", 1.0, 1, 0, 0),
+        result("last", 5.0, 0, 2, 1),
+        result("last", 5.0, 1, 2, 1),
+        result("all", 1.0, 0, 3, 3),
+        result("all", 5.0, 0, 1, 1),
+    ]
+    best = example("figures")._best(results)
+    assert [(r["settings"]["condition"], r["settings"]["beta"]) for r in best] == [
+        ("vanilla", None),
+        ("last", 5.0),
+        ("last", 5.0),
+        ("all", 1.0),
+    ]
+
+
+def test_finished_runs_are_not_repeated(example, tiny, tmp_path, capsys):
     shallow_mlp = example("shallow_mlp")
-    arguments = [*tiny, "--batch-norm", "no"]
+    arguments = [*tiny, "--architectures", "shallow-nobn", "--conditions", "last"]
     shallow_mlp.main(arguments)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
     capsys.readouterr()
     shallow_mlp.main(arguments)
-    assert "Epoch" not in capsys.readouterr().out
+    assert "1 of 1 runs are finished" in (printed := capsys.readouterr().out)
+    assert "epoch" not in printed
     assert before == {path: path.read_bytes() for path in tmp_path.glob("*.json")}
     with pytest.raises(SystemExit, match="other settings"):
         shallow_mlp.main([*arguments, "--alpha", "2"])
+
+
+def test_interrupted_and_restarted_ends_with_the_same_results(
+    example, tiny, tmp_path, monkeypatch, capsys
+):
+    experiments, paper = example("experiments"), example("paper")
+    arguments = [*tiny, "--experiments", "shallow", "--architectures", "shallow"]
+    paper.main([*arguments, "--output", str(tmp_path / "whole")])
+
+    perform, halves = experiments.perform, tmp_path / "halves"
+
+    def killed(settings, *others):
+        if settings["condition"] == "last":
+            (halves / "digits-shallow-last-beta5-seed0.tmp").write_text('{"sett')
+            raise KeyboardInterrupt
+        return perform(settings, *others)
+
+    monkeypatch.setattr(experiments, "perform", killed)
+    with pytest.raises(KeyboardInterrupt):
+        paper.main([*arguments, "--output", str(halves)])
+    assert len(results_in(halves)) == 1
+    paper.main([*arguments, "--output", str(halves), "--draw"])
+    assert "1 of 2 runs are finished" in capsys.readouterr().out
+    assert "digits-figure2" in figures_in(halves)
+
+    monkeypatch.setattr(experiments, "perform", perform)
+    paper.main([*arguments, "--output", str(halves)])
+    assert len(results_in(halves)) == 2
+    assert results_in(halves) == results_in(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_smoke_preset_runs_the_whole_paper(example, tmp_path):
+    results = example("paper").main(
+        ["--preset", "smoke", "--output", str(tmp_path), "--attacked", "10"]
+    )
+    assert len(results) == 20
+    numbers = ["2", "3", "4", "5", *(f"A{number}" for number in range(6, 26))]
+    assert {f"digits-figure{number}" for number in numbers} <= set(figures_in(tmp_path))
 
 
 @pytest.mark.mnist
 def test_shallow_mlp_flattens_the_spectrum_on_mnist(example, mnist, tmp_path):
     plain, regularized = example("shallow_mlp").main(
         [
-            *("--dataset", "mnist", "--batch-norm", "yes", "--width", "200"),
-            *("--epochs", "8", "--attacked", "200", "--output", str(tmp_path)),
+            *("--dataset", "mnist", "--architectures", "shallow", "--width", "200"),
+            *("--epochs", "8", "--batch-size", "300", "--attacked", "200"),
+            *("--output", str(tmp_path)),
         ]
     )
     # The digit of an image is not lost, and the exponent is on its way from above.
     assert min(plain["test_accuracy"], regularized["test_accuracy"]) > 0.93
+    plain, regularized = (r["spectra"]["hidden1"] for r in (plain, regularized))
     assert regularized["exponent"] < plain["exponent"] - 0.3
     assert regularized["dimension_90"] > plain["dimension_90"]
+
+
+def test_data_set_from_a_file(example, tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(256, size=(7, 28, 28)).astype("uint8"), np.arange(7)
+    path = tmp_path / "mnist.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
+    (x_train, y_train), (x_test, _) = example("example_data").load("mnist", str(path))
+    np.testing.assert_allclose(x_train[..., 0], x / 255, rtol=1e-6)
+    assert x_train.shape == (7, 28, 28, 1) and x_train.dtype == np.float32
+    np.testing.assert_array_equal(y_train, y)
+    assert len(x_test) == 2
 
 
 @pytest.mark.mnist

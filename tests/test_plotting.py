@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
-from keras_powerlaw.plotting import plot_robustness, plot_spectrum
+from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
 from keras_powerlaw.robustness import RobustnessReport
+from keras_powerlaw.sensitivity import SensitivityMaps
 from keras_powerlaw.spectra import Spectrum
 
 
@@ -228,3 +229,37 @@ class TestRobustness:
         with pytest.raises(ValueError, match=message):
             plot_robustness(reports, attack)
         assert not plt.get_fignums()
+
+
+class TestSensitivity:
+    @pytest.fixture
+    def maps(self):
+        single = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 1))
+        return SensitivityMaps((1, 10), np.array([2.0, 0.1]), single, single.sum(1))
+
+    def test_draws_the_sum_over_images_on_a_scale_symmetric_around_zero(self, maps):
+        axes = plot_sensitivity(maps)
+        assert axes.shape == (2,)
+        for ax, total, n in zip(axes, maps.total, (1, 10), strict=True):
+            (image,) = ax.images
+            np.testing.assert_array_equal(image.get_array(), total[..., 0])
+            low, high = image.get_clim()
+            assert -low == high == np.abs(total).max()
+            assert f"lambda_{{{n}}}" in ax.get_title()
+
+    def test_draws_one_image_on_axes_of_its_own(self, maps):
+        row = plt.figure().subplots(1, 2)
+        axes = plot_sensitivity(maps, row, image=2)
+        assert list(axes) == list(row)
+        np.testing.assert_array_equal(
+            axes[1].images[0].get_array(), maps.maps[1, 2, :, :, 0]
+        )
+
+    def test_errors(self, maps, ax):
+        with pytest.raises(ValueError, match="Expected None or an integer from 0 to 2"):
+            plot_sensitivity(maps, image=3)
+        with pytest.raises(ValueError, match="Expected 2 axes, one for each map"):
+            plot_sensitivity(maps, [ax])
+        flat = SensitivityMaps((1,), np.ones(1), np.ones((1, 3, 9)), np.ones((1, 9)))
+        with pytest.raises(ValueError, match="Expected maps of images"):
+            plot_sensitivity(flat)

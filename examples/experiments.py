@@ -1,0 +1,456 @@
+"""What the scripts of the paper's experiments share: networks, runs, the command line.
+
+A run is one network: architecture, condition, strength β and seed. It is trained,
+measured and attacked, and leaves one JSON file. A run whose file is there is not
+repeated, so that a script can be stopped, or killed, and started again. All scripts
+write into the same folder and share what is in it.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+
+import example_data
+import keras
+import numpy as np
+
+import keras_powerlaw as kp
+
+EPSILONS = [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3]
+
+# Each condition, as the figures name it. Those in SPECTRAL have a strength β.
+CONDITIONS = {
+    "vanilla": "Vanilla",
+    "whitened": "Whitened",
+    "last": "SpecReg, last layer",
+    "whitened-last": "Whitened, SpecReg, last layer",
+    "all": "SpecReg, all layers",
+    "tapered": "SpecReg, all layers, α falling to 1",
+    "jacobian": "Jacobian, eq. (11)",
+    "output-jacobian": "Jacobian of the outputs",
+}
+SPECTRAL = ("last", "whitened-last", "all", "tapered")
+SHALLOW = ("shallow", "shallow-nobn")
+DEEP = ("mlp", "cnn")
+
+# What a preset sets for each architecture; `smoke` only shows that everything runs.
+PRESETS = {
+    "smoke": {
+        "dataset": "digits",
+        "seeds": [0],
+        "betas": [5.0],
+        "attacked": 50,
+        "epsilons": [0.05, 0.1],
+        "shallow": {
+            "width": 60,
+            "epochs": 10,
+            "learning_rate": 3e-3,
+            "batch_size": 200,
+        },
+        "mlp": {"width": 40, "epochs": 5, "learning_rate": 3e-3, "batch_size": 200},
+        "cnn": {"width": 40, "epochs": 5, "learning_rate": 3e-3, "batch_size": 200},
+    },
+    "cpu": {
+        "dataset": "mnist",
+        "seeds": [0],
+        "betas": [5.0],
+        "attacked": 2000,
+        "epsilons": EPSILONS,
+        "shallow": {
+            "width": 2000,
+            "epochs": 30,
+            "learning_rate": 1e-3,
+            "batch_size": 3000,
+        },
+        "mlp": {"width": 1000, "epochs": 20, "learning_rate": 1e-3, "batch_size": 1500},
+        "cnn": {"width": 1000, "epochs": 20, "learning_rate": 1e-3, "batch_size": 3000},
+    },
+    "paper": {
+        "dataset": "mnist",
+        "seeds": [0, 1, 2],
+        "betas": [1.0, 2.0, 5.0],
+        "attacked": 10_000,
+        "epsilons": EPSILONS,
+        "shallow": {
+            "width": 2000,
+            "epochs": 50,
+            "learning_rate": 1e-3,
+            "batch_size": 3000,
+        },
+        "mlp": {
+            "width": 1000,
+            "epochs": 100,
+            "learning_rate": 1e-4,
+            "batch_size": 1500,
+        },
+        "cnn": {
+            "width": 1000,
+            "epochs": 100,
+            "learning_rate": 1e-4,
+            "batch_size": 6000,
+        },
+    },
+}
+
+
+# --- one run -------------------------------------------------------------------------
+
+
+def build_model(settings, input_shape):
+    """The network of a run, compiled, and the names of its hidden layers.
+
+    The layer called `hidden2` is the activity that the third layer sees: behind
+    activation, pooling, normalization and whitening.
+    """
+    architecture, condition = settings["architecture"], settings["condition"]
+    layers = keras.layers
+
+    def dense():
+        return layers.Dense(settings["width"], activation="tanh")
+
+    if architecture == "mlp":
+        blocks = [[layers.Flatten(), dense()], [dense()], [dense()]]
+    elif architecture == "cnn":
+        # 8×8 pixels are too few for the paper's convolutions without padding.
+        convolution = {
+            "activation": "tanh",
+            "padding": "valid" if min(input_shape[:2]) > 8 else "same",
+        }
+        blocks = [
+            [layers.Conv2D(16, 3, **convolution), layers.MaxPooling2D()],
+            [layers.Conv2D(32, 3, **convolution), layers.MaxPooling2D()],
+            [layers.Flatten(), dense()],
+        ]
+    else:
+        blocks = [[layers.Flatten(), dense()]]
+        if architecture == "shallow":
+            blocks[0].append(layers.BatchNormalization(momentum=0.9, epsilon=1e-5))
+    if condition.startswith("whitened"):
+        blocks[1].append(kp.WhiteningLayer())
+    hidden = [f"hidden{index + 1}" for index in range(len(blocks))]
+    model = keras.Sequential([keras.Input(input_shape)])
+    for name, block in zip(hidden, blocks, strict=True):
+        for layer in (*block, layers.Identity(name=name)):
+            model.add(layer)
+    model.add(layers.Dense(10, name="logits"))
+
+    if condition in SPECTRAL:
+        everywhere = condition in ("all", "tapered")
+        targets = hidden if everywhere else hidden[-1:]
+        alpha = settings["alpha"]
+        if condition == "tapered":
+            alpha = [alpha + 0.5, alpha + 0.25, alpha]
+        model = kp.add_spectral_regularizer(
+            model, targets, alpha, settings["tau"], settings["beta"]
+        )
+    elif condition == "jacobian":
+        model = kp.add_jacobian_regularizer(model, beta=0.01)
+    elif condition == "output-jacobian":  # as in the authors' code, 0.01 times a half
+        model = kp.add_jacobian_regularizer(model, beta=0.005, projections=1)
+    model.compile(
+        keras.optimizers.Adam(settings["learning_rate"]),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        # XLA makes the penalty no faster on a CPU; without it JAX is not compiled.
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    return model, hidden
+
+
+def perform(settings, data, report_epoch):
+    """Trains and measures one network. The result is what its JSON file holds."""
+    (x_train, y_train), (x_test, y_test) = data
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(settings["seed"])
+    model, hidden = build_model(settings, x_train.shape[1:])
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=report_epoch)]
+    if settings["condition"] in SPECTRAL:
+        callbacks.insert(0, kp.EigenbasisRefresh(x_train))
+    begin = time.perf_counter()
+    history = model.fit(
+        x_train,
+        y_train,
+        batch_size=settings["batch_size"],
+        epochs=settings["epochs"],
+        callbacks=callbacks,
+        verbose=0,
+    )
+    trained = time.perf_counter()
+    predicted = model.predict(x_test, batch_size=1000, verbose=0).argmax(axis=1)
+    spectra = {
+        name: kp.measure_spectrum(model, x_train, name, verbose=0) for name in hidden
+    }
+    components = [
+        n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= spectra[hidden[-1]].rank
+    ]
+    sensitivity = kp.sensitivity_maps(
+        model, x_train, hidden[-1], components, images=1, verbose=0
+    )
+    attacked = slice(settings["attacked"])
+    report = kp.evaluate_robustness(
+        model, x_test[attacked], y_test[attacked], settings["epsilons"], verbose=0
+    )
+    return {
+        "settings": settings,
+        "keras": keras.version(),
+        "backend": keras.backend.backend(),
+        "training_seconds": round(trained - begin, 1),
+        "measuring_seconds": round(time.perf_counter() - trained, 1),
+        "history": history.history,
+        "test_accuracy": float(np.mean(predicted == y_test)),
+        "spectra": {
+            name: {
+                "exponent": spectrum.exponent,
+                "exponent_interval": spectrum.exponent_interval,
+                "fit_range": spectrum.fit_range,
+                "dimension_90": spectrum.dimension_90,
+                "participation_ratio": spectrum.participation_ratio,
+                "eigenvalues": _rounded(spectrum.eigenvalues, 6),
+            }
+            for name, spectrum in spectra.items()
+        },
+        "robustness": json.loads(report.to_json()),
+        "sensitivity": {
+            "components": components,
+            "eigenvalues": _rounded(sensitivity.eigenvalues, 6),
+            "first_image": _rounded(sensitivity.maps[:, 0], 3),
+            "total": _rounded(sensitivity.total, 3),
+        },
+    }
+
+
+def _rounded(array, digits):
+    values = [float(f"{value:.{digits}g}") for value in np.ravel(array)]
+    return np.reshape(values, np.shape(array)).tolist()
+
+
+# --- many runs -----------------------------------------------------------------------
+
+
+def select(args, architectures, conditions):
+    """The settings of all runs that the command line asks for."""
+    preset = PRESETS[args.preset]
+    runs = []
+    for seed in args.seeds or preset["seeds"]:
+        for architecture in architectures:
+            if args.architectures and architecture not in args.architectures:
+                continue
+            sizes = dict(preset["shallow" if architecture in SHALLOW else architecture])
+            for key in sizes:
+                if getattr(args, key) is not None:
+                    sizes[key] = getattr(args, key)
+            for condition in conditions:
+                if args.conditions and condition not in args.conditions:
+                    continue
+                spectral = condition in SPECTRAL
+                for beta in (args.betas or preset["betas"]) if spectral else [None]:
+                    runs.append(
+                        {
+                            "dataset": args.dataset or preset["dataset"],
+                            "architecture": architecture,
+                            "condition": condition,
+                            "beta": beta,
+                            "seed": seed,
+                            "alpha": args.alpha if spectral else None,
+                            "tau": args.tau if spectral else None,
+                            **sizes,
+                            "attacked": args.attacked or preset["attacked"],
+                            "epsilons": preset["epsilons"],
+                        }
+                    )
+    return runs
+
+
+def run_name(settings):
+    beta = "" if settings["beta"] is None else f"-beta{settings['beta']:g}"
+    return "{dataset}-{architecture}-{condition}{0}-seed{seed}".format(beta, **settings)
+
+
+def load_result(folder, settings):
+    """The result of a finished run, or None."""
+    path = folder / f"{run_name(settings)}.json"
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    if result["settings"] != settings:
+        raise SystemExit(
+            f"{path} was made with other settings: {result['settings']}, not "
+            f"{settings}. Choose another --output."
+        )
+    return result
+
+
+def save_result(folder, result):
+    path = folder / f"{run_name(result['settings'])}.json"
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(result))
+    os.replace(unfinished, path)  # a file that is there is whole
+
+
+class Clock:
+    """Prints where the work stands, and guesses what remains from what is finished."""
+
+    def __init__(self, runs):
+        self.pending = list(runs)
+        self.total = len(runs)
+        self.seconds = {}  # of finished runs, by kind
+
+    def finished(self, result):
+        self.pending.remove(result["settings"])
+        taken = result["training_seconds"] + result["measuring_seconds"]
+        self.seconds.setdefault(_kind(result["settings"]), []).append(taken)
+
+    def start(self, settings):
+        self.begin = self.last = time.monotonic()
+        done = self.total - len(self.pending)
+        print(f"[{done + 1}/{self.total}] {run_name(settings)}", flush=True)
+
+    def epoch(self, settings, epoch, logs):
+        """Called after each epoch; prints one in half a minute, and the last."""
+        now = time.monotonic()
+        if now - self.last < 30 and epoch + 1 < settings["epochs"]:
+            return
+        self.last = now
+        taken = now - self.begin
+        left = taken * (settings["epochs"] - epoch - 1) / (epoch + 1)
+        rest = [self._estimate(other) for other in self.pending if other != settings]
+        known = [seconds for seconds in rest if seconds is not None]
+        # Runs of an unknown kind: like the average of the known ones, or like this.
+        average = np.mean(known) if known else taken + left
+        total = left + sum(known) + average * (len(rest) - len(known))
+        print(
+            f"    epoch {epoch + 1}/{settings['epochs']}  "
+            + "  ".join(f"{key} {logs[key]:.3f}" for key in ("loss", "accuracy"))
+            + f"  training: {_duration(left)} left, all: about {_duration(total)}",
+            flush=True,
+        )
+
+    def _estimate(self, settings):
+        seconds = self.seconds.get(_kind(settings))
+        return np.mean(seconds) if seconds else None
+
+
+def _kind(settings):
+    return settings["architecture"], settings["condition"]
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{seconds:02} min"
+
+
+def run_all(runs, data, folder):
+    """Performs the runs that are not finished. Returns the results of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = Clock(runs)
+    results = {}
+    for settings in runs:
+        result = load_result(folder, settings)
+        if result:
+            results[run_name(settings)] = result
+            clock.finished(result)
+    if results:
+        print(f"{len(results)} of {len(runs)} runs are finished in {folder}")
+    for settings in list(clock.pending):
+        clock.start(settings)
+        result = perform(
+            settings,
+            data,
+            lambda epoch, logs, settings=settings: clock.epoch(settings, epoch, logs),
+        )
+        save_result(folder, result)
+        results[run_name(settings)] = result
+        clock.finished(result)
+    return [results[run_name(settings)] for settings in runs]
+
+
+# --- the command line ----------------------------------------------------------------
+
+
+def parser(description):
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, default="cpu", help="sets what is not given")
+    add("--dataset", choices=example_data.DATASETS)
+    add("--data", help="an .npz file like mnist.npz, or tensorflow-datasets' folder")
+    add("--output", type=pathlib.Path, help="default: results/<preset>")
+    add("--seeds", type=int, nargs="+")
+    add("--betas", type=float, nargs="+", help="strengths β of the spectral penalty")
+    add("--architectures", nargs="+", choices=(*SHALLOW, *DEEP))
+    add("--conditions", nargs="+", choices=CONDITIONS)
+    add("--epochs", type=int)
+    add("--width", type=int, help="units of each dense hidden layer")
+    add("--learning-rate", type=float)
+    add("--batch-size", type=int)
+    add("--alpha", type=float, default=1.0)
+    add("--tau", type=int, default=10)
+    add("--attacked", type=int, help="attack the first so many test images")
+    add("--draw", action="store_true", help="train nothing, draw what is there")
+    return parser
+
+
+def main(args, runs, draw):
+    """Performs runs, draws figures into the same folder, and prints a table.
+
+    Args:
+        args: The parsed command line.
+        runs: Settings of each run.
+        draw: From the results to figures by name.
+
+    Returns:
+        The results.
+    """
+    if not runs:
+        raise SystemExit("No runs: these --architectures and --conditions don't meet.")
+    folder = args.output or pathlib.Path("results") / args.preset
+    if args.draw:
+        found = [load_result(folder, settings) for settings in runs]
+        results = [result for result in found if result]
+        print(f"{len(results)} of {len(runs)} runs are finished in {folder}")
+    else:
+        data = example_data.load(runs[0]["dataset"], args.data)
+        results = run_all(runs, data, folder)
+    for name, figure in draw(results).items():
+        figure.savefig(folder / f"{runs[0]['dataset']}-{name}.png", dpi=120)
+    print_table(results)
+    print(f"\nResults and figures are in {folder}")
+    return results
+
+
+def robustness_report(result):
+    return kp.RobustnessReport.from_json(json.dumps(result["robustness"]))
+
+
+def label(settings):
+    name = CONDITIONS[settings["condition"]]
+    if settings["architecture"] in SHALLOW:
+        name = name.removesuffix(", last layer")  # there is only one
+    return name if settings["beta"] is None else f"{name}, β = {settings['beta']:g}"
+
+
+def print_table(results):
+    print(
+        f"\n{'':<13} {'':<40} seed   clean  exponents of the layers  dim. of the last"
+        "  FGSM 0.05     0.1  PGD 0.05     0.1"
+    )
+    for result in results:
+        settings, spectra = result["settings"], list(result["spectra"].values())
+        report = robustness_report(result)
+        at = np.searchsorted(report.epsilons, (0.05, 0.1))
+        accuracies = [
+            f"{100 * accuracy:6.1f}"
+            for attack in ("fgsm", "pgd")
+            for accuracy in report.accuracy[attack][at]
+        ]
+        exponents = " ".join(f"{spectrum['exponent']:7.2f}" for spectrum in spectra)
+        print(
+            f"{settings['architecture']:<13} {label(settings):<40} "
+            f"{settings['seed']:>4} {100 * result['test_accuracy']:6.1f}  "
+            f"{exponents:<23} {spectra[-1]['dimension_90']:>17}     "
+            + "  ".join(accuracies)
+        )

@@ -1,0 +1,292 @@
+"""Jacobian regularization: penalties on how strongly the input moves the output."""
+
+from __future__ import annotations
+
+import numbers
+
+import keras
+from keras import ops
+
+from keras_powerlaw.activity import observe
+from keras_powerlaw.errors import invalid_value
+from keras_powerlaw.gradients import vjp
+from keras_powerlaw.regularizers import _checked_number, _is_functional
+from keras_powerlaw.spectra import flatten
+
+
+def loss_gradient_penalty(loss, x):
+    """Mean squared norm of the per-example gradient of the loss.
+
+    1/B Σ_b ‖∂L_b / ∂s_b‖²
+
+    Args:
+        loss: Function from a batch of inputs to the losses L_b of its examples, shape
+            `(batch,)`. L_b must depend on no other example than s_b.
+        x: The inputs s, floating tensor of shape `(batch, …)`.
+
+    Returns:
+        A scalar, float32.
+
+    Reference:
+        Nassar et al. (2020), eq. (11), without its factor β.
+    """
+    losses, product = vjp(loss, x)
+    return ops.mean(_squared_norms(product(ops.ones_like(losses))))
+
+
+def output_jacobian_penalty(outputs, x, directions):
+    """Mean squared Frobenius norm of the Jacobian of the outputs, or its estimate.
+
+    1/B Σ_b C/P Σ_p ‖v_pbᵀ J_b‖²,  J_b = ∂z_b / ∂s_b
+
+    For directions v drawn uniformly from the unit sphere in C dimensions, this is an
+    unbiased estimate of 1/B Σ_b ‖J_b‖². For the C vectors of an orthonormal basis it
+    is exact.
+
+    Args:
+        outputs: Function from a batch of inputs to the outputs z, shape `(batch, C)`.
+        x: The inputs s, floating tensor of shape `(batch, …)`.
+        directions: Unit vectors v, tensor of shape `(P, batch, C)`.
+
+    Returns:
+        A scalar, float32.
+
+    Reference:
+        Hoffman et al. (2019), *Robust learning with Jacobian regularization*, without
+        their factor 1/2.
+    """
+    z, product = vjp(outputs, x)
+    count, _, classes = directions.shape
+    norms = [
+        _squared_norms(product(ops.cast(directions[index], z.dtype)))
+        for index in range(count)
+    ]
+    return ops.mean(sum(norms)) * (classes / count)
+
+
+def random_directions(count, batch, classes, seed):
+    """Directions uniform on the unit sphere, shape `(count, batch, classes)`."""
+    normal = keras.random.normal((count, batch, classes), dtype="float32", seed=seed)
+    return normal / ops.norm(normal, axis=-1, keepdims=True)
+
+
+def standard_basis(batch, classes):
+    """The unit vectors of each class, shape `(classes, batch, classes)`."""
+    eye = ops.eye(classes, dtype="float32")
+    return ops.broadcast_to(eye[:, None], (classes, batch, classes))
+
+
+def add_jacobian_regularizer(model, beta=0.01, *, projections=None):
+    """Adds a penalty on the input-output Jacobian to the loss of an existing model.
+
+    By default the squared norm of the gradient of the loss with respect to the input,
+
+    R = β/B Σ_b ‖∂L(f(s_b), y_b) / ∂s_b‖²
+
+    and with `projections=P` the squared Frobenius norm of the Jacobian of the C
+    outputs, from P random directions uniform on the unit sphere,
+
+    R = β/B Σ_b C/P Σ_p ‖v_pbᵀ J_b‖²,  J_b = ∂f(s_b) / ∂s_b
+
+    an unbiased estimate, exact for P = C (then v runs over the standard basis).
+
+    The result goes through ordinary `compile()` and `fit()`, and through `evaluate()`,
+    whose loss counts the penalty as it counts every regularizer. Spectral penalties
+    and other losses of the layers are kept, and counted once. f is the network in
+    inference mode, so that L_b depends on s_b alone and batch normalization and
+    dropout see each batch once: a step costs one forward pass more than double
+    backpropagation. Sample weights do not enter the penalty.
+
+    Args:
+        model: A built Sequential or Functional model with one floating-point input
+            and one output, compiled or not. To use both penalties, call
+            `add_spectral_regularizer` first.
+        beta: Strength β, at least 0. Defaults to 0.01.
+        projections: None for the gradient of the loss, which then needs one loss that
+            gives a value per example. Or the number P of random directions, from 1 to
+            the number of classes C, for outputs of shape `(batch, C)`.
+
+    Returns:
+        A Functional model that *shares* the layers of `model` and, if that is compiled,
+        its optimizer and settings: to train one is to train both, and `model` remains
+        the plain network. It is saved and loaded with the penalty; its weight files
+        and those of `model` are interchangeable.
+
+    Raises:
+        ValueError: If the model is subclassed, not built, or has several inputs or
+            outputs, if an argument is outside of its range, or, in a training step, if
+            the loss does not fit.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_powerlaw as kp
+
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            keras.layers.Dense(50, activation="tanh"),
+            keras.layers.Dense(10),
+        ]
+    )
+    robust = kp.add_jacobian_regularizer(model, beta=0.01)
+    robust.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(500, 20)), rng.integers(10, size=500)
+    robust.fit(x, y, epochs=2, verbose=0)
+    ```
+
+    Reference:
+        Nassar et al. (2020), eq. (11). [Hoffman et al.,
+        2019](https://arxiv.org/abs/1908.02729), for the projections; they, and the
+        code of Nassar et al., halve the squared norm, so that their β is half of
+        this one.
+    """
+    if not isinstance(model, keras.Sequential) and not _is_functional(model):
+        raise invalid_value(
+            "model",
+            "a Sequential or Functional model",
+            f"{model} (of type {type(model)})",
+        )
+    if not model.built or len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise invalid_value(
+            "model",
+            "a built model with one input and one output (a Sequential model is built "
+            "once it begins with `keras.Input(shape)`, or has been called)",
+            f"'{model.name}', "
+            + (
+                f"{len(model.inputs)} inputs and {len(model.outputs)} outputs"
+                if model.built
+                else "not built"
+            ),
+        )
+    regularized = JacobianRegularizedModel(
+        model.inputs[0],
+        model.outputs[0],
+        name=model.name,
+        beta=beta,
+        projections=projections,
+    )
+    if model.compiled:
+        # The arguments as they were given: `get_compile_config()` would need a loss or
+        # metric of the user's own to be registered with Keras.
+        settings = model._compile_config.config
+        regularized.compile(**{**settings, "optimizer": model.optimizer})
+    return regularized
+
+
+@keras.saving.register_keras_serializable(package="keras_powerlaw")
+class JacobianRegularizedModel(keras.Model):
+    """The model that `add_jacobian_regularizer` returns, and explains."""
+
+    # The positional arguments are those of a Functional model: by them Keras knows that
+    # it can save and load this one in the same way.
+    def __init__(
+        self, inputs, outputs, name=None, *, beta=None, projections=None, **kwargs
+    ):
+        if beta is None:  # `clone_model` passes no other arguments
+            raise ValueError(
+                "keras.models.clone_model() does not know of the Jacobian penalty. "
+                "Clone the plain model, and call add_jacobian_regularizer() again."
+            )
+        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        self.beta = _checked_number("beta", beta)
+        if not keras.backend.is_float_dtype(self.inputs[0].dtype):
+            raise invalid_value(
+                "model",
+                "a model with a floating-point input, since there is no gradient with "
+                "respect to integers",
+                f"an input of dtype {self.inputs[0].dtype}",
+            )
+        shape = tuple(self.outputs[0].shape)
+        if projections is not None:
+            if len(shape) != 2:
+                raise invalid_value(
+                    "model",
+                    "outputs of shape (batch, classes) for random projections",
+                    f"outputs of shape {shape}",
+                )
+            if (
+                not isinstance(projections, numbers.Integral)
+                or isinstance(projections, bool)
+                or not 1 <= projections <= shape[1]
+            ):
+                raise invalid_value(
+                    "projections",
+                    f"None or an integer from 1 to {shape[1]} (the number of classes)",
+                    repr(projections),
+                )
+            projections = int(projections)
+        self.projections = projections
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        # First, since the pass below clears the layers' losses.
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        # By the way of the layers' own losses: `tf.distribute` scales those.
+        return loss + self._aggregate_additional_loss(
+            self.beta * self.jacobian_penalty(x, y)
+        )
+
+    def jacobian_penalty(self, x, y):
+        """The penalty for a batch, without its factor β."""
+        x = ops.cast(keras.tree.flatten(x)[0], self.inputs[0].dtype)
+
+        def outputs(images):
+            # Observing no layer makes their regularizers step aside, since their
+            # penalties are in the loss already.
+            with observe(self, []):
+                return self(images, training=False)
+
+        if self.projections is None:
+            loss = self._loss_per_example(y)
+            return loss_gradient_penalty(lambda images: loss(outputs(images)), x)
+        batch, classes = ops.shape(x)[0], self.outputs[0].shape[1]
+        if self.projections == classes:
+            directions = standard_basis(batch, classes)
+        else:
+            directions = random_directions(
+                self.projections, batch, classes, self.seed_generator
+            )
+        return output_jacobian_penalty(outputs, x, directions)
+
+    def _loss_per_example(self, y):
+        """The compiled loss, from outputs to shape `(batch,)`."""
+        losses = keras.tree.flatten(self.loss)
+        if len(losses) != 1 or losses[0] is None or y is None:
+            raise ValueError(
+                "The Jacobian penalty is the gradient of the loss: it needs "
+                "`compile(loss=...)` with exactly one loss, and labels. Received: "
+                f"loss={self.loss}, y={y}"
+            )
+        loss = keras.losses.get(losses[0])
+        # A Loss object reduces over the batch; its `call` does not.
+        function = loss.call if isinstance(loss, keras.losses.Loss) else loss
+
+        def per_example(outputs):
+            outputs = ops.cast(outputs, "float32")
+            values = function(ops.convert_to_tensor(y), outputs)
+            if not len(values.shape):
+                raise ValueError(
+                    "The Jacobian penalty needs a loss that returns one value per "
+                    f"example. Received: loss={losses[0]}, which returns a scalar"
+                )
+            return ops.mean(flatten(values), axis=1)
+
+        return per_example
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "beta": self.beta,
+            "projections": self.projections,
+        }
+
+
+def _squared_norms(gradients):
+    """`(batch, …)` to `(batch,)`, in float32: squares do not fit a half."""
+    return ops.sum(ops.square(flatten(ops.cast(gradients, "float32"))), axis=1)

@@ -1,0 +1,202 @@
+"""How the eigenvalues of a layer's spectrum depend on the pixels of the input."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from keras_powerlaw.activity import (
+    Progress,
+    find_layer,
+    input_batches,
+    observe,
+    stream_covariances,
+)
+from keras_powerlaw.errors import invalid_value
+from keras_powerlaw.gradients import vjp
+from keras_powerlaw.spectra import Spectrum, eigendecomposition, flatten
+
+
+@dataclasses.dataclass(frozen=True)
+class SensitivityMaps:
+    """Derivatives of covariance eigenvalues with respect to the input.
+
+    Attributes:
+        components: The K indices n, 1-based.
+        eigenvalues: λₙ over the data set. Shape `(K,)`, float64.
+        maps: ∂λₙ/∂x of single images, the first ones of the data set. Shape
+            `(K, images, …)`, float32, in variance per unit of pixel value. As each of
+            M images has a share in λₙ, they shrink like 1/M.
+        total: Their sum over *all* images: how λₙ changes when the same pixel changes
+            in every image. Shape `(K, …)`, float64.
+    """
+
+    components: tuple[int, ...]
+    eigenvalues: NDArray[np.float64]
+    maps: NDArray[np.float32]
+    total: NDArray[np.float64]
+
+
+def sensitivity_maps(
+    model: keras.Model,
+    x: Any,
+    layer: Any,
+    components: Sequence[int] = (1, 2, 5, 10, 50, 100),
+    *,
+    images: int = 10,
+    batch_size: int = 1024,
+    verbose: Literal["auto", 0, 1] = "auto",
+) -> SensitivityMaps:
+    """Measures which pixels the eigenvalues of a layer's covariance depend on.
+
+    ∂λₙ/∂x_m = 2/(M − 1) (vₙ · (h_m − μ)) vₙᵀ ∂h_m/∂x_m
+
+    for image m of M, its activations h_m and the eigenvector vₙ: since
+    ∂λₙ = vₙᵀ ∂Σ vₙ, this is the derivative through the covariance over the *whole*
+    data set and its eigendecomposition. One pass over the data in inference mode
+    measures μ, λₙ and vₙ, and a second one needs a vector-Jacobian product per batch
+    and component; no more than a batch is in memory.
+
+    Args:
+        model: A built Keras model with one floating-point input.
+        x: The data: array, `tf.data.Dataset`, `keras.utils.PyDataset`, or another
+            iterable of batches that can be iterated again, each time in the same
+            order. Labels, if any, are ignored.
+        layer: A layer of the model, or its name. Its output is flattened to
+            `(batch, units)`.
+        components: The indices n, 1-based, different, and at most the number of
+            eigenvalues that are not numerically zero. Defaults to
+            `(1, 2, 5, 10, 50, 100)`.
+        images: Keep the maps of the first so many images, at least 0. Defaults to 10.
+        batch_size: Examples per pass, for arrays. Defaults to 1024.
+        verbose: `"auto"` shows progress when the measurement is slow, 0 never,
+            1 always.
+
+    Returns:
+        A `SensitivityMaps`, with `.components`, `.eigenvalues`, `.maps` and `.total`.
+        Where neighbouring eigenvalues coincide the derivative does not exist, and
+        where they nearly do the maps of the two mix.
+
+    Raises:
+        ValueError: If there is no such layer or component, the model has several
+            inputs, or `x` is empty, does not fit the model, is not finite, or has
+            fewer than two examples.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_powerlaw as kp
+
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(50, activation="tanh", name="hidden"),
+            keras.layers.Dense(10),
+        ]
+    )
+    x = np.random.default_rng(0).random((500, 8, 8, 1))
+    sensitivity = kp.sensitivity_maps(model, x, "hidden", components=(1, 10))
+    print(sensitivity.maps.shape)  # (2, 10, 8, 8, 1)
+    kp.plot_sensitivity(sensitivity)
+    ```
+
+    Reference:
+        Nassar et al. (2020), eq. (9), Figures 2D and 3.
+    """
+    components = _checked_components(components)
+    if not isinstance(images, Integral) or isinstance(images, bool) or images < 0:
+        raise invalid_value("images", "an integer of at least 0", repr(images))
+    found = find_layer(model, layer)
+    progress = Progress("Sensitivity, covariance", verbose)
+    [statistics] = stream_covariances(
+        model,
+        x,
+        [found],
+        batch_size=batch_size,
+        max_samples=None,
+        seed=0,
+        progress=progress,
+    )
+    eigenvalues, eigenvectors = eigendecomposition(statistics.covariance())
+    rank = Spectrum(eigenvalues).rank
+    if components[-1] > rank:
+        raise invalid_value(
+            "components",
+            f"indices of at most {rank}, the number of eigenvalues that are not "
+            "numerically zero",
+            components,
+        )
+    mean = statistics.mean()
+    directions = eigenvectors[:, np.array(components) - 1]
+
+    maps, total = [], 0.0
+    progress = Progress("Sensitivity, gradients", verbose)
+    batches, count = input_batches(x, batch_size, None, 0)
+    for index, batch in enumerate(batches):
+        activity, product = _activity_and_product(model, found, batch)
+        deviations = ops.convert_to_numpy(activity).astype("float64") - mean
+        gradients = []
+        for direction in directions.T:
+            cotangent = np.outer(deviations @ direction, direction)
+            gradient = product(ops.convert_to_tensor(cotangent, dtype=activity.dtype))
+            gradients.append(_detached(gradient))
+        gradients = np.stack(gradients) * (2 / (statistics.count - 1))
+        total = total + gradients.sum(axis=1)
+        kept = sum(part.shape[1] for part in maps)
+        maps.append(gradients[:, : max(images - kept, 0)].astype("float32"))
+        progress.update(index + 1, count)
+    progress.finish()
+    return SensitivityMaps(
+        components=components,
+        eigenvalues=eigenvalues[np.array(components) - 1],
+        maps=np.concatenate(maps, axis=1),
+        total=total,
+    )
+
+
+def _activity_and_product(model, layer, batch):
+    """A layer's activations, `(batch, units)`, and how they depend on the input."""
+    leaves = keras.tree.flatten(batch)
+    if len(leaves) != 1:
+        raise invalid_value("model", "a model with one input", f"{len(leaves)} inputs")
+
+    def activities(inputs):
+        with observe(model, [layer], convert=flatten) as [observed]:
+            model(inputs, training=False)
+        # A layer that is called several times contributes every call.
+        return ops.cast(ops.concatenate(observed, axis=0), "float32")
+
+    return vjp(activities, ops.convert_to_tensor(leaves[0], keras.backend.floatx()))
+
+
+def _detached(gradient):
+    return ops.convert_to_numpy(ops.stop_gradient(gradient)).astype("float64")
+
+
+def _checked_components(components):
+    try:
+        values = tuple(components)
+    except TypeError:
+        values = ()
+    if (
+        not values
+        or not all(
+            isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+            for value in values
+        )
+        or list(values) != sorted(set(values))
+    ):
+        raise invalid_value(
+            "components", "one or more increasing integers of at least 1", components
+        )
+    return tuple(int(value) for value in values)

@@ -1,0 +1,407 @@
+"""The Jacobian penalties against NumPy, finite differences and closed forms."""
+
+import keras
+import numpy as np
+import pytest
+from backend import to_numpy
+from keras import layers, ops
+
+import keras_powerlaw as kp
+from keras_powerlaw.jacobian import (
+    output_jacobian_penalty,
+    random_directions,
+    standard_basis,
+)
+
+INPUTS, HIDDEN, CLASSES, BATCH = 5, 7, 3, 11
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(BATCH, INPUTS)).astype("float32")
+    return x, rng.integers(CLASSES, size=BATCH)
+
+
+def mlp(**compile_options):
+    model = keras.Sequential(
+        [
+            keras.Input((INPUTS,)),
+            layers.Dense(HIDDEN, activation="tanh", name="hidden"),
+            layers.Dense(CLASSES, name="logits"),
+        ]
+    )
+    return compiled(model, **compile_options)
+
+
+def compiled(model, optimizer=None, loss=None):
+    model.compile(
+        optimizer or keras.optimizers.SGD(1.0),
+        loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
+
+
+class Reference:
+    """The network and its penalties in NumPy float64, by finite differences."""
+
+    def __init__(self, weights, x, y):
+        self.weights = [np.asarray(weight, "float64") for weight in weights]
+        self.x, self.y = x.astype("float64"), y
+
+    def logits(self, x, weights):
+        w1, b1, w2, b2 = weights
+        return np.tanh(x @ w1 + b1) @ w2 + b2
+
+    def losses(self, x, weights):
+        z = self.logits(x, weights)
+        return np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), self.y]
+
+    def squared_norm(self, function, weights, step=1e-5):
+        """1/B Σ_b ‖∂function_b / ∂s_b‖², central differences in the inputs."""
+        total = 0.0
+        for direction in np.eye(INPUTS):
+            change = function(self.x + step * direction, weights) - function(
+                self.x - step * direction, weights
+            )
+            total += np.sum((change / (2 * step)) ** 2)
+        return total / len(self.x)
+
+    def penalty(self, projections, weights=None):
+        function = self.losses if projections is None else self.logits
+        return self.squared_norm(function, weights or self.weights)
+
+    def weight_gradient(self, projections, step=1e-4):
+        gradients = []
+        for index, weight in enumerate(self.weights):
+            gradient = np.zeros_like(weight)
+            for position in np.ndindex(weight.shape):
+                shifted = [value.copy() for value in self.weights]
+                shifted[index][position] += step
+                above = self.penalty(projections, shifted)
+                shifted[index][position] -= 2 * step
+                below = self.penalty(projections, shifted)
+                gradient[position] = (above - below) / (2 * step)
+            gradients.append(gradient)
+        return gradients
+
+
+def first_step(model, x, y):
+    """Loss and weight changes of one step of gradient descent at rate 1."""
+    before = model.get_weights()
+    history = model.fit(x, y, batch_size=len(x), epochs=1, verbose=0)
+    changes = [new - old for new, old in zip(model.get_weights(), before, strict=True)]
+    model.set_weights(before)
+    return history.history["loss"][0], changes
+
+
+@pytest.mark.parametrize("projections", [None, CLASSES])
+def test_adds_the_penalty_and_its_gradient_to_fit(data, projections):
+    """Both against finite differences; the second is a derivative of a derivative."""
+    model, beta = mlp(), 0.5
+    reference = Reference(model.get_weights(), *data)
+    plain_loss, plain_changes = first_step(model, *data)
+    regularized = kp.add_jacobian_regularizer(model, beta, projections=projections)
+    loss, changes = first_step(regularized, *data)
+
+    assert loss - plain_loss == pytest.approx(
+        beta * reference.penalty(projections), rel=1e-4
+    )
+    for change, plain, gradient in zip(
+        changes, plain_changes, reference.weight_gradient(projections), strict=True
+    ):
+        np.testing.assert_allclose(change - plain, -beta * gradient, atol=2e-5)
+
+
+@pytest.mark.parametrize("projections", [None, CLASSES])
+def test_evaluate_counts_the_penalty(data, projections):
+    model = mlp()
+    regularized = kp.add_jacobian_regularizer(model, 0.5, projections=projections)
+    penalty = Reference(model.get_weights(), *data).penalty(projections)
+    assert regularized.evaluate(*data, verbose=0) == pytest.approx(
+        model.evaluate(*data, verbose=0) + 0.5 * penalty, rel=1e-4
+    )
+
+
+def test_the_jacobian_of_a_linear_model_is_its_kernel(data):
+    model = compiled(keras.Sequential([keras.Input((INPUTS,)), layers.Dense(CLASSES)]))
+    kernel, bias = model.get_weights()
+    exact = kp.add_jacobian_regularizer(model, 1.0, projections=CLASSES)
+    plain_loss = model.evaluate(*data, verbose=0)
+    assert exact.evaluate(*data, verbose=0) == pytest.approx(
+        plain_loss + np.sum(kernel**2), rel=1e-5
+    )
+
+    # ∂L/∂s = W (softmax(z) − onehot(y))
+    x, y = data
+    odds = np.exp(x @ kernel + bias)
+    residual = odds / odds.sum(1, keepdims=True) - np.eye(CLASSES)[y]
+    expected = np.mean(np.sum((residual @ kernel.T) ** 2, axis=1))
+    of_loss = kp.add_jacobian_regularizer(model, 1.0)
+    assert of_loss.evaluate(*data, verbose=0) == pytest.approx(
+        plain_loss + expected, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_random_projections_are_unbiased(count):
+    kernel = np.random.default_rng(1).normal(size=(INPUTS, CLASSES)).astype("float32")
+    x = ops.zeros((20_000, INPUTS))
+    directions = random_directions(count, len(x), CLASSES, seed=3)
+    np.testing.assert_allclose(ops.norm(directions, axis=-1), 1, rtol=1e-5)
+
+    estimate = output_jacobian_penalty(lambda s: ops.matmul(s, kernel), x, directions)
+    # The spread of one projection of one example, C ‖vᵀJ‖², bounds the error.
+    single = CLASSES * np.sum((to_numpy(directions) @ kernel.T) ** 2, axis=-1)
+    error = single.std() / np.sqrt(single.size)
+    assert abs(float(estimate) - np.sum(kernel**2)) < 4 * error
+    assert error < 0.01 * np.sum(kernel**2)  # so that the line above says something
+
+
+def test_a_basis_is_exact_and_random_directions_are_not():
+    kernel = np.random.default_rng(1).normal(size=(INPUTS, CLASSES)).astype("float32")
+
+    def penalty(directions):
+        x = ops.zeros((4, INPUTS))
+        return float(
+            output_jacobian_penalty(lambda s: ops.matmul(s, kernel), x, directions)
+        )
+
+    exact = np.sum(kernel**2)
+    assert penalty(standard_basis(4, CLASSES)) == pytest.approx(exact, rel=1e-5)
+    random = random_directions(CLASSES, 4, CLASSES, seed=0)
+    assert penalty(random) != pytest.approx(exact, rel=1e-2)
+
+
+def test_every_step_draws_new_directions(data):
+    model = mlp(optimizer=keras.optimizers.SGD(0.0))
+    regularized = kp.add_jacobian_regularizer(model, 1.0, projections=1)
+    history = regularized.fit(*data, batch_size=BATCH, epochs=3, verbose=0)
+    assert len(set(history.history["loss"])) == 3
+
+
+def test_spectral_penalty_is_kept_and_counted_once(data):
+    model = kp.add_spectral_regularizer(mlp(), "hidden", tau=2, beta=3.0)
+    kp.refresh_eigenbasis(model, data[0])
+    spectral = float(
+        model.get_layer("hidden").activity_regularizer.penalty(
+            keras.Model(model.inputs[0], model.get_layer("hidden").output)(data[0])
+        )
+    )
+    reference = Reference(model.get_weights(), *data)
+    cross_entropy = reference.losses(reference.x, reference.weights).mean()
+    expected = cross_entropy + spectral + 0.5 * reference.penalty(None)
+    regularized = kp.add_jacobian_regularizer(model, 0.5)
+    assert spectral > 0.1
+    assert first_step(regularized, *data)[0] == pytest.approx(expected, rel=1e-4)
+    assert regularized.evaluate(*data, verbose=0) == pytest.approx(expected, rel=1e-4)
+
+
+def test_refreshes_within_fit(data):
+    model = kp.add_spectral_regularizer(mlp(), "hidden", tau=2)
+    history = kp.add_jacobian_regularizer(model).fit(
+        *data, callbacks=[kp.EigenbasisRefresh(data[0])], verbose=0
+    )
+    assert "hidden_exponent" in history.history
+
+
+def test_batch_norm_and_dropout_see_each_batch_once(data):
+    """The Jacobian is that of the network in inference mode."""
+    model = keras.Sequential(
+        [
+            keras.Input((INPUTS,)),
+            layers.BatchNormalization(momentum=0.5),
+            layers.Dropout(0.5, seed=1),
+            layers.Dense(CLASSES),
+        ]
+    )
+    compiled(model, keras.optimizers.SGD(0.0))
+    norm = model.layers[0]
+    norm.moving_variance.assign([4.0] * INPUTS)
+    # An example at a time through z = kernel · x / √(4 + ε) + …, no mask.
+    kernel = model.layers[2].get_weights()[0]
+    expected = np.sum(kernel**2) / (4 + 1e-3)
+    regularized = kp.add_jacobian_regularizer(model, 1.0, projections=CLASSES)
+    penalty = float(ops.stop_gradient(regularized.jacobian_penalty(data[0], data[1])))
+    assert penalty == pytest.approx(expected, rel=1e-4)
+
+    regularized.fit(*data, batch_size=BATCH, verbose=0)
+    np.testing.assert_allclose(
+        to_numpy(norm.moving_mean), 0.5 * data[0].mean(0), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "loss, one_hot",
+    [
+        ("mse", True),
+        (keras.losses.MeanSquaredError(reduction="sum"), True),
+        (keras.losses.CategoricalCrossentropy(from_logits=True), True),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), False),
+    ],
+    ids=["name", "summed", "categorical", "labels in a column"],
+)
+def test_takes_any_loss_with_a_value_per_example(data, loss, one_hot):
+    x, y = data
+    model = mlp(loss=loss)
+    reference = Reference(model.get_weights(), x, y)
+    targets = np.eye(CLASSES)[y].astype("float32") if one_hot else y[:, None]
+
+    def errors(inputs, weights):
+        return np.mean((reference.logits(inputs, weights) - targets) ** 2, axis=1)
+
+    squared = "mean_squared_error" in getattr(loss, "name", "mean_squared_error")
+    function = errors if squared else reference.losses
+    expected = reference.squared_norm(function, reference.weights)
+    difference = kp.add_jacobian_regularizer(model, 1.0).evaluate(
+        x, targets, verbose=0
+    ) - model.evaluate(x, targets, verbose=0)
+    assert difference == pytest.approx(expected, rel=1e-3)
+
+
+def test_convolutions_and_pooling(digits):
+    (x, y), _ = digits
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, activation="tanh"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(10),
+        ]
+    )
+    compiled(model, keras.optimizers.Adam(1e-2))
+    regularized = kp.add_jacobian_regularizer(model, 0.1, projections=2)
+    losses = regularized.fit(x, y, batch_size=128, epochs=3, verbose=0)
+    assert losses.history["loss"][-1] < 0.9 * losses.history["loss"][0]
+
+
+def test_training_with_the_penalty_shrinks_the_loss_gradient(digits):
+    (x, y), _ = digits
+    norms = {}
+    for beta in (0.0, 1.0):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Flatten(),
+                layers.Dense(50, activation="tanh"),
+                layers.Dense(10),
+            ]
+        )
+        compiled(model, keras.optimizers.Adam(1e-2))
+        regularized = kp.add_jacobian_regularizer(model, beta)
+        regularized.fit(x, y, batch_size=128, epochs=5, verbose=0)
+        penalty = regularized.jacobian_penalty(x[:200], y[:200])
+        norms[beta] = float(ops.stop_gradient(penalty))
+    assert norms[1.0] < 0.5 * norms[0.0]
+
+
+def test_shares_layers_settings_and_optimizer(data):
+    model = mlp(optimizer="adam")
+    model.fit(*data, verbose=0)
+    regularized = kp.add_jacobian_regularizer(model)
+    assert regularized.optimizer is model.optimizer
+    assert int(regularized.optimizer.iterations) == 1
+    regularized.fit(*data, verbose=0)
+    np.testing.assert_array_equal(
+        regularized.predict(data[0], verbose=0), model.predict(data[0], verbose=0)
+    )
+    assert regularized.get_layer("hidden") is model.get_layer("hidden")
+
+
+def test_a_model_that_is_not_compiled_stays_so():
+    model = keras.Sequential([keras.Input((INPUTS,)), layers.Dense(CLASSES)])
+    assert not kp.add_jacobian_regularizer(model).compiled
+
+
+def test_is_saved_with_the_penalty(data, tmp_path):
+    regularized = kp.add_jacobian_regularizer(mlp(), 0.5, projections=CLASSES)
+    regularized.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert (loaded.beta, loaded.projections) == (0.5, CLASSES)
+    assert loaded.evaluate(*data, verbose=0) == pytest.approx(
+        regularized.evaluate(*data, verbose=0), rel=1e-6
+    )
+    loaded.fit(*data, verbose=0)
+
+
+def test_weight_files_of_plain_models_are_interchangeable(data, tmp_path):
+    path = tmp_path / "model.weights.h5"
+    first, second = mlp(), mlp()
+    kp.add_jacobian_regularizer(first, projections=1).save_weights(path)
+    second.load_weights(path)
+    np.testing.assert_array_equal(second.get_weights()[0], first.get_weights()[0])
+    first.save_weights(path)
+    kp.add_jacobian_regularizer(mlp(), projections=1).load_weights(path)
+
+
+def test_clone_model_is_refused():
+    with pytest.raises(ValueError, match="clone_model.. does not know of the Jacobian"):
+        keras.models.clone_model(kp.add_jacobian_regularizer(mlp()))
+
+
+def test_half_precision(data):
+    def penalty(policy):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((INPUTS,)),
+                layers.Dense(HIDDEN, activation="tanh", dtype=policy),
+                layers.Dense(CLASSES, dtype=policy),
+            ]
+        )
+        regularized = kp.add_jacobian_regularizer(compiled(model), 1.0)
+        value = regularized.jacobian_penalty(*data)
+        assert keras.backend.standardize_dtype(value.dtype) == "float32"
+        return float(ops.stop_gradient(value))
+
+    assert penalty("mixed_bfloat16") == pytest.approx(penalty("float32"), rel=0.05)
+
+
+class TestErrors:
+    def test_subclassed_model(self):
+        class Subclassed(keras.Model):
+            pass
+
+        with pytest.raises(ValueError, match="Expected a Sequential or Functional"):
+            kp.add_jacobian_regularizer(Subclassed())
+
+    def test_unbuilt_model(self):
+        with pytest.raises(ValueError, match="Expected a built model.*not built"):
+            kp.add_jacobian_regularizer(keras.Sequential([layers.Dense(3)]))
+
+    def test_several_inputs(self):
+        a, b = keras.Input((3,)), keras.Input((3,))
+        with pytest.raises(ValueError, match="Received: .* 2 inputs and 1 outputs"):
+            kp.add_jacobian_regularizer(keras.Model([a, b], layers.Add()([a, b])))
+
+    def test_integer_input(self):
+        model = keras.Sequential(
+            [keras.Input((3,), dtype="int32"), layers.Embedding(4, 2)]
+        )
+        with pytest.raises(ValueError, match="Received: .*dtype int32"):
+            kp.add_jacobian_regularizer(model)
+
+    @pytest.mark.parametrize("beta", [-1, float("nan"), "strong"])
+    def test_beta(self, beta):
+        with pytest.raises(ValueError, match="argument `beta`. Expected a finite"):
+            kp.add_jacobian_regularizer(mlp(), beta)
+
+    @pytest.mark.parametrize("projections", [0, CLASSES + 1, 1.5, True])
+    def test_projections(self, projections):
+        with pytest.raises(ValueError, match="Expected None or an integer from 1 to 3"):
+            kp.add_jacobian_regularizer(mlp(), projections=projections)
+
+    def test_projections_of_outputs_that_are_no_classes(self):
+        model = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 3)])
+        with pytest.raises(ValueError, match=r"Expected outputs of shape \(batch, cl"):
+            kp.add_jacobian_regularizer(model, projections=1)
+
+    def test_loss_that_returns_a_scalar(self, data):
+        def scalar(y, z):
+            return ops.mean(z)
+
+        regularized = kp.add_jacobian_regularizer(mlp(loss=scalar))
+        with pytest.raises(ValueError, match="one value per example.*returns a scalar"):
+            regularized.evaluate(*data, verbose=0)
