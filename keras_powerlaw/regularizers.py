@@ -23,15 +23,13 @@ from keras_powerlaw.spectra import (
     projected_variances,
 )
 
-
-# The ways into Keras that have no public name. Without them the penalty would silently
+# The ways into Keras that have no public name: without them, the penalty would silently
 # be left out.
 for _name in ("_get_own_losses", "_clear_losses", "_untrack_variable"):
     if not hasattr(keras.layers.Layer, _name):
         raise ImportError(
-            f"This version of keras_powerlaw does not work with Keras {keras.__version__}, "
-            f"whose layers have no `{_name}`. Install a newer keras_powerlaw or an older "
-            "Keras."
+            f"This keras_powerlaw does not work with Keras {keras.__version__}, whose "
+            f"layers have no `{_name}`: install a newer keras_powerlaw or an older Keras."
         )
 
 
