@@ -29,7 +29,8 @@ for _name in ("_get_own_losses", "_clear_losses", "_untrack_variable"):
     if not hasattr(keras.layers.Layer, _name):
         raise ImportError(
             f"This keras_powerlaw does not work with Keras {keras.__version__}, whose "
-            f"layers have no `{_name}`: install a newer keras_powerlaw or an older Keras."
+            f"layers have no `{_name}`. Install a newer one of the first, or an older "
+            "one of the second."
         )
 
 
