@@ -1,4 +1,4 @@
-"""The trained networks of the robustness benchmarks: trained once, kept as weights."""
+"""Trained networks for benchmarks: trained once, then read from a cache."""
 
 import pathlib
 import sys

@@ -9,9 +9,8 @@ import os
 import pathlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -22,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from keras_powerlaw.activity import Progress, observe
 from keras_powerlaw.attacks import gradient_attacks
 from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.flags import Flag, find_flags, measure_checks
+from keras_powerlaw.flags import measure_checks
+from keras_powerlaw.reports import RobustnessReport, from_bits, to_bits
 from keras_powerlaw.strong import (
     STRONG_ATTACKS,
     Problem,
@@ -41,185 +41,6 @@ ALL_ATTACKS = (*ATTACKS, "uniform_noise", *STRONG_ATTACKS)
 _LOGITS: weakref.WeakKeyDictionary[keras.Model, keras.Model] = (
     weakref.WeakKeyDictionary()
 )
-
-
-@dataclass(frozen=True, eq=False)
-class RobustnessReport:
-    """Which images a model classifies correctly under each attack and strength.
-
-    `str(report)` is a table of the accuracies, and the flags. Two reports are equal
-    when they hold the same results and settings.
-
-    Attributes:
-        epsilons: The E attack strengths, in units of pixel values. Shape `(E,)`,
-            float64.
-        clean_correct: Whether each unperturbed image is classified correctly.
-            Shape `(M,)`, bool.
-        correct: The same for each attack, strength and image: attack name to
-            array of shape `(E, M)`, bool. Of several draws of noise, whether the
-            image is classified correctly in every one. Of a strong attack, whether
-            neither it nor those that ran before it broke the image, at this strength
-            or a smaller one.
-        settings: The options of `evaluate_robustness` that shape the result, by
-            the names of its arguments.
-        draw_accuracy: Where there are several draws of noise, D of them, the accuracy
-            in each: name of the noise to array of shape `(D, E)`, float64.
-        checks: The figures that were measured for the flags.
-
-    Example:
-
-    ```python
-    import keras_powerlaw as kp
-    import numpy as np
-
-    report = kp.RobustnessReport(
-        epsilons=np.array([0.1, 0.2]),
-        clean_correct=np.array([True, True]),
-        correct={"fgsm": np.array([[True, False], [False, False]])},
-    )
-    report.accuracy["fgsm"]  # array([0.5, 0. ])
-    restored = kp.RobustnessReport.from_json(report.to_json())
-    ```
-    """
-
-    epsilons: NDArray[np.float64]
-    clean_correct: NDArray[np.bool_]
-    correct: dict[str, NDArray[np.bool_]]
-    settings: dict[str, Any] = field(default_factory=dict)
-    draw_accuracy: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    checks: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Fraction of the unperturbed images classified correctly."""
-        return float(self.clean_correct.mean())
-
-    @property
-    def accuracy(self) -> dict[str, NDArray[np.float64]]:
-        """Fraction classified correctly: attack name to array of shape `(E,)`.
-
-        Of several draws of noise, the mean over the draws.
-        """
-        return {
-            name: self.draw_accuracy[name].mean(axis=0)
-            if name in self.draw_accuracy
-            else rows.mean(axis=1)
-            for name, rows in self.correct.items()
-        }
-
-    @property
-    def worst_case(self) -> NDArray[np.bool_]:
-        """Whether each image withstands every attack up to each strength: `(E, M)`.
-
-        An image broken at a smaller strength is broken at a larger one, whose ball
-        contains the first. Gaussian noise is left out: it is confined to no ball.
-        """
-        rows = [self.clean_correct[np.newaxis] & np.ones((len(self.epsilons), 1), bool)]
-        rows += [bits for name, bits in self.correct.items() if name != "noise"]
-        return np.logical_and.accumulate(np.logical_and.reduce(rows), axis=0)
-
-    @property
-    def worst_case_accuracy(self) -> NDArray[np.float64]:
-        """Fraction of the images that withstand every attack, shape `(E,)`."""
-        return self.worst_case.mean(axis=1)
-
-    @property
-    def flags(self) -> list[Flag]:
-        """Signs that the figures are not to be trusted, as `Flag`s."""
-        return find_flags(
-            self.epsilons, self.clean_correct, self.correct, self.accuracy, self.checks
-        )
-
-    def to_json(self) -> str:
-        """Returns the report as JSON text, one character per image and result."""
-        state = {
-            "epsilons": self.epsilons.tolist(),
-            "clean_correct": _to_bits(self.clean_correct),
-            "correct": {
-                name: [_to_bits(row) for row in rows]
-                for name, rows in self.correct.items()
-            },
-            "settings": self.settings,
-        }
-        if self.draw_accuracy:
-            state["draw_accuracy"] = {
-                name: rows.tolist() for name, rows in self.draw_accuracy.items()
-            }
-        if self.checks:
-            state["checks"] = self.checks
-        return json.dumps(state)
-
-    @classmethod
-    def from_json(cls, text: str) -> RobustnessReport:
-        """Restores a report from the text that `to_json` returned.
-
-        Args:
-            text: The JSON text.
-
-        Returns:
-            A report equal to the one that was written.
-
-        Raises:
-            ValueError: If `text` is not the JSON text of a report.
-        """
-        try:
-            state = json.loads(text)
-            return cls(
-                epsilons=np.array(state["epsilons"], dtype=np.float64),
-                clean_correct=_from_bits(state["clean_correct"]),
-                correct={
-                    name: np.stack([_from_bits(row) for row in rows])
-                    for name, rows in state["correct"].items()
-                },
-                settings=state["settings"],
-                draw_accuracy={
-                    name: np.array(rows)
-                    for name, rows in state.get("draw_accuracy", {}).items()
-                },
-                checks=state.get("checks", {}),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise invalid_value(
-                "text", "the text returned by `RobustnessReport.to_json`", text
-            ) from error
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, RobustnessReport):
-            return NotImplemented
-        first, second = (
-            replace(report, checks={}).to_json() for report in (self, other)
-        )
-        return first == second
-
-    def __str__(self) -> str:
-        columns = dict(self.accuracy)
-        if set(columns) & set(STRONG_ATTACKS):
-            columns["worst case"] = self.worst_case_accuracy
-        lines = [
-            f"Accuracy in % on {self.clean_correct.size} images",
-            *text_table(self.epsilons, self.clean_accuracy, columns),
-        ]
-        if self.checks or self.flags:
-            lines += ["", "Flags:" if self.flags else "No flags."]
-            lines += [f"- {flag}" for flag in self.flags]
-        return "\n".join(lines)
-
-
-def text_table(
-    epsilons: NDArray[np.float64],
-    clean: float,
-    columns: Mapping[str, NDArray[np.float64]],
-) -> list[str]:
-    """Lines of a table of accuracies in per cent: a row for each epsilon."""
-    width = {name: max(8, len(name) + 3) for name in columns}
-    lines = ["   epsilon" + "".join(f"{name:>{width[name]}}" for name in columns)]
-    for row, label in enumerate(["clean", *(f"{epsilon:g}" for epsilon in epsilons)]):
-        cells = (
-            f"{100 * (values[row - 1] if row else clean):{width[name]}.1f}"
-            for name, values in columns.items()
-        )
-        lines.append(f"{label:>10}" + "".join(cells))
-    return lines
 
 
 def evaluate_robustness(
@@ -582,9 +403,9 @@ class _Run:
             differing = [
                 key for key in self._identity if found[key] != self._identity[key]
             ]
-            clean = _from_bits(state["clean_correct"])
+            clean = from_bits(state["clean_correct"])
             rows = {
-                name: [_from_bits(row) for row in rows]
+                name: [from_bits(row) for row in rows]
                 for name, rows in state["correct"].items()
             }
             draws = state.get("draw_accuracy", {})
@@ -608,9 +429,9 @@ class _Run:
             return
         state = {
             "epsilons": self._epsilons,
-            "clean_correct": _to_bits(self._clean),
+            "clean_correct": to_bits(self._clean),
             "correct": {
-                name: [_to_bits(row) for row in rows]
+                name: [to_bits(row) for row in rows]
                 for name, rows in self._rows.items()
             },
             "settings": self._settings,
@@ -823,13 +644,3 @@ def _to_numpy(argument: str, value: Any) -> NDArray[Any]:
         return np.asarray(value)
     except ValueError as error:  # a ragged list
         raise invalid_value(argument, "an array", value) from error
-
-
-def _to_bits(row: NDArray[np.bool_]) -> str:
-    return "".join("01"[int(value)] for value in row)
-
-
-def _from_bits(bits: str) -> NDArray[np.bool_]:
-    if not set(bits) <= {"0", "1"}:
-        raise ValueError(f"Expected a string of 0 and 1. Received: {bits!r}")
-    return np.array([bit == "1" for bit in bits], dtype=bool)
