@@ -391,7 +391,10 @@ class _Run:
             **self._settings,
             "x": digest([problem.images]),
             "y": digest([problem.labels]),
-            "model": digest(weight.numpy() for weight in problem.model.weights),
+            "model": digest(
+                keras.ops.convert_to_numpy(weight.value)
+                for weight in problem.model.weights
+            ),
         }
 
     def _read(self) -> None:

@@ -113,13 +113,11 @@ class TestPrograms:
         monkeypatch.setattr(strong, "projected_step", counting)
         gradients._PROGRAMS.pop(trained, None)
         evaluate(trained, images, labels, ["pgd_ce"], batch_size=32)
-        compilations = len(traced)
         evaluate(trained, images[:70], labels[:70], ["pgd_ce"], batch_size=32)
-        if BACKEND == "torch":  # which compiles nothing
-            return
-        assert len(traced) == compilations
-        # JAX compiles for each batch size: 1, 2, 4, 8, 16 and 32 at most.
-        assert 1 <= compilations <= (1 if BACKEND == "tensorflow" else 6)
+        # Over 50 batches of many sizes. JAX compiles for 1, 2, 4, 8, 16 and 32 at
+        # most; PyTorch compiles nothing.
+        most = {"tensorflow": 1, "jax": 6, "torch": np.inf}
+        assert 1 <= len(traced) <= most[BACKEND]
 
     def test_the_weights_may_change_between_calls(self, trained, images, labels):
         weights = trained.get_weights()
@@ -224,10 +222,27 @@ class TestStrongPgd:
 
     def test_restarts_only_break_more(self, trained, images, labels):
         one, many = (
-            evaluate(trained, images, labels, restarts=restarts) for restarts in (1, 4)
+            evaluate(trained, images, labels, restarts=restarts) for restarts in (1, 3)
         )
         assert not np.any(many.worst_case & ~one.worst_case)
-        assert many.worst_case.sum() < one.worst_case.sum()
+
+    def test_restarts_leave_a_plateau(self):
+        """Flat around the image, and steep a little further on one side."""
+        inputs = keras.Input((1,))
+        slope = 40 * keras.ops.relu(inputs - 0.52)
+        outputs = keras.ops.concatenate([1 - slope, 0.5 + 0 * inputs], axis=-1)
+        model = keras.Model(inputs, outputs)
+        x, y = np.full((60, 1), 0.5), np.zeros(60, int)
+        accuracy = [
+            evaluate(model, x, y, ["pgd_ce"], [0.1], restarts=restarts).accuracy[
+                "pgd_ce"
+            ][0]
+            for restarts in (1, 2, 8)
+        ]
+        # A random start lands beyond 0.52 two times in five.
+        assert accuracy[0] == 1.0
+        assert accuracy[1] == pytest.approx(0.6, abs=0.2)
+        assert accuracy[2] == pytest.approx(0.6**7, abs=0.1)
 
     @pytest.mark.parametrize("norm", [np.inf, 2])
     def test_starts_are_uniform_in_the_ball(self, norm):
