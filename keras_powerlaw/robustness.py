@@ -392,7 +392,7 @@ class _Run:
             "x": digest([problem.images]),
             "y": digest([problem.labels]),
             "model": digest(
-                keras.ops.convert_to_numpy(weight.value)
+                keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(weight))
                 for weight in problem.model.weights
             ),
         }
