@@ -172,7 +172,7 @@ class TestPaperMode:
         lengths = np.linalg.norm((found - images).reshape(len(images), -1), axis=1)
         assert lengths.max() <= 0.5 + 1e-5
 
-    @only("tensorflow", "torch", why="cleverhans does not run with current JAX")
+    @only("tensorflow", why="written for JAX, which cleverhans does not run with")
     def test_the_steps_written_out_are_those_of_cleverhans(
         self, trained, images, labels
     ):
