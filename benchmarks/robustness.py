@@ -7,6 +7,7 @@ use (about ten minutes on two cores) and kept in the folder `--cache`.
     python benchmarks/robustness.py --cache networks
     python benchmarks/robustness.py --cache networks --images 2000 --networks plain
 
+At the end a table of all that has been timed is printed; its ratios are over pgd_ce.
 The sweeps are PGD with 40 steps of 0.01 at seven epsilons, compilation included:
 
     cleverhans  the plain loop: every image at every epsilon
@@ -176,6 +177,26 @@ def flags(model, x, y, checkpoint):
     }
 
 
+def table(output):
+    """Prints what has been timed: seconds, and how often each sweep fits in them."""
+    print("\n| network | images | sweep | seconds | ratio | CPU seconds | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for network in networks.NAMES:
+        found = {}
+        for name in SWEEPS:
+            for path in output.glob(f"robustness-{network}-{name}-*.json"):
+                result = json.loads(path.read_text())
+                found.setdefault(result["images"], {})[name] = result
+        for images, sweeps in sorted(found.items()):
+            ours = sweeps["pgd_ce"]
+            for name, sweep in sweeps.items():
+                cells = (
+                    f"{sweep[clock]:.1f} | {sweep[clock] / ours[clock]:.1f}"
+                    for clock in ("seconds", "cpu_seconds")
+                )
+                print(f"| {network} | {images} | {name} | {' | '.join(cells)} |")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -240,6 +261,7 @@ def main(argv=None):
         images, labels = x[: args.flagged], y[: args.flagged]
         measure(f"flags-{network}", flags, model, images, labels, checkpoint)
         checkpoint.unlink(missing_ok=True)
+    table(args.output)
 
 
 if __name__ == "__main__":
