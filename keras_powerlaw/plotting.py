@@ -25,10 +25,10 @@ _TITLES = {
     "pgd": "PGD",
     "noise": "white noise",
     "uniform_noise": "uniform noise",
-    "pgd_ce": "PGD, restarts",
-    "pgd_dlr": "PGD, margin loss too",
-    "autopgd": "AutoPGD too",
-    "square": "Square too",
+    "pgd_ce": "PGD, cross-entropy",
+    "pgd_dlr": "PGD, margin loss",
+    "autopgd": "AutoPGD",
+    "square": "Square",
     "worst_case": "worst case",
 }
 _EPSILON_LABELS = {"noise": "noise standard deviation ε"}

@@ -381,7 +381,8 @@ class _Run:
         def digest(arrays):
             found = hashlib.blake2b(digest_size=16)
             for array in arrays:
-                found.update(np.ascontiguousarray(array).data)
+                # As bytes: bfloat16 has no buffer of its own.
+                found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
             return found.hexdigest()
 
         problem = self._problem

@@ -93,6 +93,13 @@ class TestCheckpoint:
         with open(path, encoding="utf-8") as file:
             assert RobustnessReport.from_json(file.read()) == report
 
+    def test_of_a_model_in_half_precision(self, data, tmp_path):
+        layers = [keras.Input((PIXELS,)), keras.layers.Dense(3, dtype="bfloat16")]
+        model = keras.Sequential(layers)
+        path = tmp_path / "report.json"
+        report = evaluate(model, data, path, ["pgd_ce", "noise"])
+        assert evaluate(model, data, path, ["pgd_ce", "noise"]) == report
+
     def test_an_unfinished_one_is_no_report(self, model, data, tmp_path, units):
         path = tmp_path / "report.json"
         units.limit = 5
