@@ -17,10 +17,10 @@ The sweeps are PGD with 40 steps of 0.01 at seven epsilons, compilation included
 """
 
 import argparse
+import gc
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -145,21 +145,35 @@ def timed(run, model, x, y):
 
 
 def peak_memory(model, x, y):
-    """Peak resident memory of this process, in MiB, before and after an evaluation."""
+    """Resident memory of this process, in MiB: before an evaluation, and its peak."""
 
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    def status(field):  # Linux
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        [line] = [line for line in lines if line.startswith(field)]
+        return int(line.split()[1]) / 1024
 
-    attacks = ["fgsm", "pgd", "noise", "uniform_noise", "pgd_ce", "pgd_dlr"]
-    before = peak()
-    kp.evaluate_robustness(
-        model, x, y, [0.05, 0.1], attacks, pgd_steps=10, restarts=2, verbose=0
-    )
+    def evaluate(x, y):
+        kp.evaluate_robustness(
+            model,
+            x,
+            y,
+            [0.05, 0.1],
+            ["fgsm", "pgd", "noise", "uniform_noise", "pgd_ce", "pgd_dlr"],
+            pgd_steps=10,
+            restarts=2,
+            verbose=0,
+        )
+
+    evaluate(x[:BATCH], y[:BATCH])  # compiles
+    gc.collect()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = status("VmRSS")
+    evaluate(x, y)
     return {
         "images": len(x),
-        "input_mib": x.nbytes / 2**20,
+        "input_mib": round(x.nbytes / 2**20, 1),
         "before_mib": round(before, 1),
-        "peak_mib": round(peak(), 1),
+        "peak_mib": round(status("VmHWM"), 1),
     }
 
 
@@ -220,6 +234,7 @@ def main(argv=None):
     x, y = data[1]
     if args.peak:  # in a process of its own
         model = networks.trained("plain", data, args.cache, EPOCHS["plain"])
+        del data  # the training images
         print(json.dumps(peak_memory(model, x[: args.peak], y[: args.peak])))
         return
 
