@@ -144,13 +144,39 @@ def timed(run, model, x, y):
     }
 
 
+def status(field):
+    """A figure of this process in MiB, on Linux."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    [line] = [line for line in lines if line.startswith(field)]
+    return int(line.split()[1]) / 1024
+
+
+def kept_memory(by, x, y):
+    """Resident memory in MiB after each of six models, attacked and deleted."""
+    resident = []
+    for _ in range(6):
+        model = keras.Sequential(
+            [
+                keras.Input(x.shape[1:]),
+                keras.layers.Flatten(),
+                keras.layers.Dense(6000, activation="tanh"),
+                keras.layers.Dense(900),
+                keras.layers.Dense(10),
+            ]
+        )
+        if by == "cleverhans":
+            cleverhans(model, x, y)
+        else:
+            kp.evaluate_robustness(model, x, y, EPSILONS, ["pgd"], verbose=0)
+        del model
+        keras.utils.clear_session()
+        gc.collect()
+        resident.append(round(status("VmRSS"), 1))
+    return {"images": len(x), "resident_mib": resident}
+
+
 def peak_memory(model, x, y):
     """Resident memory of this process, in MiB: before an evaluation, and its peak."""
-
-    def status(field):  # Linux
-        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-        [line] = [line for line in lines if line.startswith(field)]
-        return int(line.split()[1]) / 1024
 
     def evaluate(x, y):
         kp.evaluate_robustness(
@@ -228,11 +254,15 @@ def main(argv=None):
         "--memory", type=int, nargs="*", default=[1000, 10000], help="numbers of images"
     )
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--kept", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
 
     data = example_data.load("mnist", args.data_dir)
     x, y = data[1]
-    if args.peak:  # in a process of its own
+    if args.kept:  # these two in a process of their own
+        print(json.dumps(kept_memory(args.kept, x[:100], y[:100])))
+        return
+    if args.peak:
         model = networks.trained("plain", data, args.cache, EPOCHS["plain"])
         del data  # the training images
         print(json.dumps(peak_memory(model, x[: args.peak], y[: args.peak])))
@@ -250,8 +280,8 @@ def main(argv=None):
             shown = {key: result[key] for key in result if key != "report"}
             print(name, json.dumps(shown, ensure_ascii=False), flush=True)
 
-    def peak_in_a_process(count):
-        command = [sys.executable, __file__, "--cache", args.cache, "--peak", count]
+    def in_a_process(*options):
+        command = [sys.executable, __file__, "--cache", args.cache, *options]
         done = subprocess.run(
             [str(word) for word in command], check=True, capture_output=True, text=True
         )
@@ -269,7 +299,9 @@ def main(argv=None):
                 y[: args.images],
             )
     for count in args.memory:
-        measure(f"memory-{count}", peak_in_a_process, count)
+        measure(f"memory-{count}", in_a_process, "--peak", count)
+    for by in ("cleverhans", "ours") if args.memory else ():
+        measure(f"kept-{by}", in_a_process, "--kept", by)
     for network in args.networks if args.flagged else []:
         model = networks.trained(network, data, args.cache, EPOCHS[network])
         checkpoint = args.output / f"robustness-{network}.unfinished.json"
