@@ -195,6 +195,17 @@ class TestFlagsOfResults:
         assert "At ε = 0.2" in flag.finding and "1.0 %" in flag.finding
         assert results(**{pgd: [0.5, 0.4], name: [0.6, 0.399]}).flags == []
 
+    @pytest.mark.parametrize("name", ["pgd_ce", "pgd_dlr", "autopgd", "square"])
+    def test_a_pgd_that_stronger_attacks_beat(self, name):
+        found = named(results(pgd=[0.5, 0.4], **{name: [0.49, 0.37]}))
+        flag = found["pgd overstates"]
+        assert flag.value == pytest.approx(0.03)
+        assert (
+            "At ε = 0.2, the strong attacks break 3.0 % of the images" in flag.finding
+        )
+        few = named(results(pgd=[0.5, 0.4], **{name: [0.49, 0.385]}))
+        assert "pgd overstates" not in few
+
     def test_square_that_breaks_what_gradients_leave(self):
         rows = {"pgd_ce": [0.5, 0.4], "autopgd": [0.5, 0.4], "square": [0.5, 0.3]}
         [flag] = results(**rows).flags
