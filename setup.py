@@ -24,6 +24,7 @@ def version():
 
 
 ROBUSTNESS = ["cleverhans>=4.0.0"]
+STRONG = ["adversarial-robustness-toolbox>=1.20"]
 PLOTS = ["matplotlib>=3.9"]
 EXAMPLES = [
     *ROBUSTNESS,
@@ -33,7 +34,7 @@ EXAMPLES = [
     "importlib_resources",  # tensorflow-datasets imports it without declaring it
 ]
 # ruff is held to one minor version, because each may format differently.
-TEST = [*EXAMPLES, "mypy>=1.13", "pytest>=8", "ruff==0.17.*", "tensorboard"]
+TEST = [*EXAMPLES, *STRONG, "mypy>=1.13", "pytest>=8", "ruff==0.17.*", "tensorboard"]
 DOCS = ["latex2mathml>=3.77", "mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 
 setup(
@@ -65,6 +66,7 @@ setup(
     ],
     extras_require={
         "robustness": ROBUSTNESS,
+        "strong": STRONG,
         "plots": PLOTS,
         "examples": EXAMPLES,
         "test": TEST,

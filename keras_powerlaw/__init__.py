@@ -2,6 +2,7 @@
 
 from keras_powerlaw.activity import measure_spectrum
 from keras_powerlaw.callbacks import EigenbasisRefresh, refresh_eigenbasis
+from keras_powerlaw.flags import Flag
 from keras_powerlaw.jacobian import add_jacobian_regularizer
 from keras_powerlaw.layers import WhiteningLayer
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
@@ -9,7 +10,12 @@ from keras_powerlaw.regularizers import (
     SpectralActivityRegularizer,
     add_spectral_regularizer,
 )
-from keras_powerlaw.robustness import RobustnessReport, evaluate_robustness
+from keras_powerlaw.reports import (
+    RobustnessReport,
+    RobustnessSummary,
+    combine_reports,
+)
+from keras_powerlaw.robustness import evaluate_robustness
 from keras_powerlaw.sensitivity import SensitivityMaps, sensitivity_maps
 from keras_powerlaw.spectra import Spectrum
 
@@ -17,13 +23,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EigenbasisRefresh",
+    "Flag",
     "RobustnessReport",
     "SensitivityMaps",
+    "RobustnessSummary",
     "SpectralActivityRegularizer",
     "Spectrum",
     "WhiteningLayer",
     "add_jacobian_regularizer",
     "add_spectral_regularizer",
+    "combine_reports",
     "evaluate_robustness",
     "measure_spectrum",
     "plot_robustness",

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from keras_powerlaw.sensitivity import SensitivityMaps
     from keras_powerlaw.spectra import Spectrum
 
-_TITLES = {"fgsm": "FGSM", "pgd": "PGD", "noise": "white noise"}
+_TITLES = {
+    "fgsm": "FGSM",
+    "pgd": "PGD",
+    "noise": "white noise",
+    "uniform_noise": "uniform noise",
+    "pgd_ce": "PGD, cross-entropy",
+    "pgd_dlr": "PGD, margin loss",
+    "autopgd": "AutoPGD",
+    "square": "Square",
+    "worst_case": "worst case",
+}
 _EPSILON_LABELS = {"noise": "noise standard deviation ε"}
 _BAND_OPACITY = 0.25
 
@@ -153,7 +163,7 @@ def plot_robustness(
 
     Args:
         reports: Label to `RobustnessReport`, or to a list of them.
-        attack: `"fgsm"`, `"pgd"` or `"noise"`; every report must hold it.
+        attack: An attack that every report holds, such as `"fgsm"`, or `"worst_case"`.
         ax: The Matplotlib axes to draw on. Defaults to the current axes.
 
     Returns:
@@ -207,7 +217,11 @@ def plot_robustness(
             )
 
     ax.set(ylim=(0, 100), title=_TITLES.get(attack, attack))
-    ax.set_xlabel(_EPSILON_LABELS.get(attack, "ε (max-norm, pixel range 0–1)"))
+    euclidean = any(
+        run.settings.get("norm") == 2 for runs in runs_by_label.values() for run in runs
+    )
+    ball = "ε (Euclidean norm)" if euclidean else "ε (max-norm, pixel range 0–1)"
+    ax.set_xlabel(_EPSILON_LABELS.get(attack, ball))
     ax.set_ylabel("accuracy (%)")
     ax.legend(fontsize="small")
     return ax
@@ -340,7 +354,7 @@ def _accuracy_curves(
             "reports", "at least one report for each label", {label: []}
         )
     for run in runs:
-        if attack not in run.correct:
+        if attack != "worst_case" and attack not in run.correct:
             raise invalid_value(
                 "attack",
                 f"an attack in the reports of {label!r}: {tuple(run.correct)}",
@@ -353,7 +367,12 @@ def _accuracy_curves(
                 f"{runs[0].epsilons} and {run.epsilons} for label {label!r}",
             )
     epsilons = runs[0].epsilons
-    accuracies = np.stack([run.accuracy[attack] for run in runs])
+    accuracies = np.stack(
+        [
+            run.worst_case_accuracy if attack == "worst_case" else run.accuracy[attack]
+            for run in runs
+        ]
+    )
     if epsilons[0] != 0.0:
         clean = [[run.clean_accuracy] for run in runs]
         epsilons = np.concatenate([[0.0], epsilons])

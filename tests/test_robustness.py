@@ -375,7 +375,9 @@ class TestErrors:
                     "attacks",
                     value,
                     "Expected a sequence of different names out of "
-                    f"('fgsm', 'pgd', 'noise'). Received: attacks={value}",
+                    "('fgsm', 'pgd', 'noise', 'uniform_noise', 'pgd_ce', 'pgd_dlr', "
+                    "'autopgd', 'square'), or \"strong\" for all. "
+                    f"Received: attacks={value}",
                 )
                 for value in (["fgsm", "cw"], "fgsm", [], ["pgd", "pgd"])
             ),
@@ -519,8 +521,11 @@ class TestReport:
             mlp(), images, labels, seed=3, clip=(-1, 2), **options
         )
         assert report.settings == {
+            "norm": "inf",
             "pgd_steps": 40,
             "pgd_step_size": 0.01,
+            "restarts": 2,
+            "noise_draws": 1,
             "clip": [-1.0, 2.0],
             "seed": 3,
         }

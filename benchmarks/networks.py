@@ -1,0 +1,61 @@
+"""Trained networks for benchmarks: trained once, then read from a cache."""
+
+import pathlib
+import sys
+
+import keras
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+
+import experiments
+
+import keras_powerlaw as kp
+
+SHALLOW = {"architecture": "shallow", "width": 2000, "learning_rate": 1e-3}
+NETWORKS = {
+    "plain": {**SHALLOW, "condition": "vanilla"},
+    "regularized": {
+        **SHALLOW,
+        "condition": "last",
+        **{"alpha": 1.0, "tau": 10, "beta": 5.0},
+    },
+    "cnn": {
+        **{"architecture": "cnn", "width": 1000, "learning_rate": 1e-3},
+        "condition": "vanilla",
+    },
+}
+NAMES = tuple(NETWORKS)
+
+
+def trained(name, data, cache, epochs):
+    """One of `NAMES`, from the folder `cache` or trained and saved there.
+
+    Args:
+        name: `"plain"` and `"regularized"` (α = 1, τ = 10, β = 5): the hidden layer of
+            2,000 tanh units with batch normalization of `examples/shallow_mlp.py`, in
+            batches of 3,000. `"cnn"`: the paper's convolutional network, plain, in
+            batches of 500.
+        data: `(x_train, y_train), (x_test, y_test)`.
+        cache: Folder of the weights.
+        epochs: Epochs of training, Adam at 1e-3.
+    """
+    (x, y), _ = data
+    keras.utils.set_random_seed(0)
+    model, _ = experiments.build_model(NETWORKS[name], x.shape[1:])
+    path = cache / f"{name}-{epochs}epochs.weights.h5"
+    if path.exists():
+        model.load_weights(path)
+        return model
+    model.fit(
+        x,
+        y,
+        batch_size=500 if name == "cnn" else 3000,
+        epochs=epochs,
+        callbacks=[kp.EigenbasisRefresh(x)] if name == "regularized" else [],
+        verbose=0,
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    model.save_weights(unfinished)
+    unfinished.rename(path)  # a file that is there is whole
+    return model

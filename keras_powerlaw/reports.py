@@ -1,0 +1,329 @@
+"""What an evaluation of robustness found, and tables of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_powerlaw.errors import invalid_value
+from keras_powerlaw.flags import Flag, find_flags
+from keras_powerlaw.strong import STRONG_ATTACKS
+
+
+@dataclass(frozen=True, eq=False)
+class RobustnessReport:
+    """Which images a model classifies correctly under each attack and strength.
+
+    `str(report)` is a table of the accuracies, and the flags. Two reports are equal
+    when they hold the same results and settings.
+
+    Attributes:
+        epsilons: The E attack strengths, in units of pixel values. Shape `(E,)`,
+            float64.
+        clean_correct: Whether each unperturbed image is classified correctly.
+            Shape `(M,)`, bool.
+        correct: The same for each attack, strength and image: attack name to
+            array of shape `(E, M)`, bool. Of several draws of noise, whether the
+            image is classified correctly in every one. Of a strong attack, whether
+            neither it nor those that ran before it broke the image, at this strength
+            or a smaller one.
+        settings: The options of `evaluate_robustness` that shape the result, by
+            the names of its arguments.
+        draw_accuracy: Where there are several draws of noise, D of them, the accuracy
+            in each: name of the noise to array of shape `(D, E)`, float64.
+        checks: The figures that were measured for the flags.
+
+    Example:
+
+    ```python
+    import keras_powerlaw as kp
+    import numpy as np
+
+    report = kp.RobustnessReport(
+        epsilons=np.array([0.1, 0.2]),
+        clean_correct=np.array([True, True]),
+        correct={"fgsm": np.array([[True, False], [False, False]])},
+    )
+    report.accuracy["fgsm"]  # array([0.5, 0. ])
+    restored = kp.RobustnessReport.from_json(report.to_json())
+    ```
+    """
+
+    epsilons: NDArray[np.float64]
+    clean_correct: NDArray[np.bool_]
+    correct: dict[str, NDArray[np.bool_]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    draw_accuracy: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    checks: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Fraction of the unperturbed images classified correctly."""
+        return float(self.clean_correct.mean())
+
+    @property
+    def accuracy(self) -> dict[str, NDArray[np.float64]]:
+        """Fraction classified correctly: attack name to array of shape `(E,)`.
+
+        Of several draws of noise, the mean over the draws.
+        """
+        return {
+            name: self.draw_accuracy[name].mean(axis=0)
+            if name in self.draw_accuracy
+            else rows.mean(axis=1)
+            for name, rows in self.correct.items()
+        }
+
+    @property
+    def worst_case(self) -> NDArray[np.bool_]:
+        """Whether each image withstands every attack up to each strength: `(E, M)`.
+
+        An image broken at a smaller strength is broken at a larger one, whose ball
+        contains the first. Gaussian noise is left out: it is confined to no ball.
+        """
+        rows = [self.clean_correct[np.newaxis] & np.ones((len(self.epsilons), 1), bool)]
+        rows += [bits for name, bits in self.correct.items() if name != "noise"]
+        return np.logical_and.accumulate(np.logical_and.reduce(rows), axis=0)
+
+    @property
+    def worst_case_accuracy(self) -> NDArray[np.float64]:
+        """Fraction of the images that withstand every attack, shape `(E,)`."""
+        return self.worst_case.mean(axis=1)
+
+    @property
+    def flags(self) -> list[Flag]:
+        """Signs that the figures are not to be trusted, as `Flag`s."""
+        correct = dict(self.correct)
+        if self.settings.get("norm") == 2:
+            # The standard deviation of a pixel is no length of the whole change.
+            correct.pop("noise", None)
+        return find_flags(
+            self.epsilons, self.clean_correct, correct, self.accuracy, self.checks
+        )
+
+    def to_json(self) -> str:
+        """Returns the report as JSON text, one character per image and result."""
+        state = {
+            "epsilons": self.epsilons.tolist(),
+            "clean_correct": to_bits(self.clean_correct),
+            "correct": {
+                name: [to_bits(row) for row in rows]
+                for name, rows in self.correct.items()
+            },
+            "settings": self.settings,
+        }
+        if self.draw_accuracy:
+            state["draw_accuracy"] = {
+                name: rows.tolist() for name, rows in self.draw_accuracy.items()
+            }
+        if self.checks:
+            state["checks"] = self.checks
+        return json.dumps(state)
+
+    @classmethod
+    def from_json(cls, text: str) -> RobustnessReport:
+        """Restores a report from the text that `to_json` returned.
+
+        Args:
+            text: The JSON text.
+
+        Returns:
+            A report equal to the one that was written.
+
+        Raises:
+            ValueError: If `text` is not the JSON text of a report.
+        """
+        try:
+            state = json.loads(text)
+            return cls(
+                epsilons=np.array(state["epsilons"], dtype=np.float64),
+                clean_correct=from_bits(state["clean_correct"]),
+                correct={
+                    name: np.stack([from_bits(row) for row in rows])
+                    for name, rows in state["correct"].items()
+                },
+                settings=state["settings"],
+                draw_accuracy={
+                    name: np.array(rows)
+                    for name, rows in state.get("draw_accuracy", {}).items()
+                },
+                checks=state.get("checks", {}),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise invalid_value(
+                "text", "the text returned by `RobustnessReport.to_json`", text
+            ) from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RobustnessReport):
+            return NotImplemented
+        first, second = (
+            replace(report, checks={}).to_json() for report in (self, other)
+        )
+        return first == second
+
+    def __str__(self) -> str:
+        columns = {
+            name: [f"{100 * value:.1f}" for value in [self.clean_accuracy, *values]]
+            for name, values in _curves(self).items()
+        }
+        lines = [
+            f"Accuracy in % on {self.clean_correct.size} images",
+            *_text_table(self.epsilons, columns),
+        ]
+        if self.checks or self.flags:
+            lines += ["", "Flags:" if self.flags else "No flags."]
+            lines += [f"- {flag}" for flag in self.flags]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class RobustnessSummary:
+    """Mean and standard deviation of the accuracies in several reports.
+
+    `str(summary)` is a table as text, `summary.to_markdown()` one in Markdown.
+
+    Attributes:
+        epsilons: The E attack strengths. Shape `(E,)`, float64.
+        count: Number of reports.
+        clean: Mean and sample standard deviation of the clean accuracy.
+        mean: Mean accuracy: attack name to array of shape `(E,)`; `"worst case"` is
+            the worst case over the attacks, where strong ones were run.
+        std: Sample standard deviation (divisor: count − 1), by the same names.
+    """
+
+    epsilons: NDArray[np.float64]
+    count: int
+    clean: tuple[float, float]
+    mean: dict[str, NDArray[np.float64]]
+    std: dict[str, NDArray[np.float64]]
+
+    def __str__(self) -> str:
+        title = f"Accuracy in %, mean ± standard deviation of {self.count} reports"
+        return "\n".join([title, *_text_table(self.epsilons, self._columns())])
+
+    def to_markdown(self) -> str:
+        """Returns the table in Markdown: a row for each epsilon."""
+        columns = self._columns()
+        rows = [["ε", *columns], ["---"] * (len(columns) + 1)]
+        labels = ["clean", *(f"{epsilon:g}" for epsilon in self.epsilons)]
+        rows += [list(row) for row in zip(labels, *columns.values(), strict=True)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+    def _columns(self):
+        clean_mean, clean_std = self.clean
+        return {
+            name: [
+                f"{100 * mean:.1f} ± {100 * std:.1f}"
+                for mean, std in zip(
+                    [clean_mean, *self.mean[name]],
+                    [clean_std, *self.std[name]],
+                    strict=True,
+                )
+            ]
+            for name in self.mean
+        }
+
+
+def combine_reports(reports: Sequence[RobustnessReport]) -> RobustnessSummary:
+    """Combines the reports of several seeds into mean ± standard deviation.
+
+    For the figure, give the reports themselves to `plot_robustness`.
+
+    Args:
+        reports: At least two reports with the same epsilons, attacks and settings,
+            but for the seed.
+
+    Returns:
+        A `RobustnessSummary`.
+
+    Raises:
+        ValueError: If there are fewer than two reports, or they differ.
+
+    Example:
+
+    ```python
+    import keras_powerlaw as kp
+    import numpy as np
+
+    reports = [
+        kp.RobustnessReport(
+            epsilons=np.array([0.1, 0.2]),
+            clean_correct=np.array([True, True]),
+            correct={"fgsm": np.array([[True, seed == 1], [False, False]])},
+        )
+        for seed in (0, 1)
+    ]
+    summary = kp.combine_reports(reports)
+    summary.mean["fgsm"], summary.std["fgsm"]  # [0.75, 0.], [0.354, 0.]
+    print(summary.to_markdown())
+    ```
+
+    Reference:
+        [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2 to 5: three
+        seeds each.
+    """
+    if len(reports) < 2:
+        raise invalid_value("reports", "at least two reports", f"{len(reports)}")
+    first = reports[0]
+    for report in reports[1:]:
+        for what, ours, theirs in (
+            ("epsilons", first.epsilons.tolist(), report.epsilons.tolist()),
+            ("attacks", list(first.correct), list(report.correct)),
+            (
+                "settings, but for the seed",
+                {**first.settings, "seed": None},
+                {**report.settings, "seed": None},
+            ),
+        ):
+            if ours != theirs:
+                raise invalid_value(
+                    "reports", f"reports with the same {what}", f"{ours} and {theirs}"
+                )
+    curves = [_curves(report) for report in reports]
+    stacked = {name: np.stack([curve[name] for curve in curves]) for name in curves[0]}
+    clean = [report.clean_accuracy for report in reports]
+    return RobustnessSummary(
+        epsilons=first.epsilons,
+        count=len(reports),
+        clean=(float(np.mean(clean)), float(np.std(clean, ddof=1))),
+        mean={name: rows.mean(axis=0) for name, rows in stacked.items()},
+        std={name: rows.std(axis=0, ddof=1) for name, rows in stacked.items()},
+    )
+
+
+def _curves(report: RobustnessReport) -> dict[str, NDArray[np.float64]]:
+    """The accuracies of a table's columns."""
+    curves = report.accuracy
+    if set(curves) & set(STRONG_ATTACKS):
+        curves["worst case"] = report.worst_case_accuracy
+    return curves
+
+
+def _text_table(
+    epsilons: NDArray[np.float64], columns: Mapping[str, list[str]]
+) -> list[str]:
+    """Lines of a table: the header, the row of clean images, one for each epsilon."""
+    labels = ["   epsilon", "     clean", *(f"{epsilon:>10g}" for epsilon in epsilons)]
+    for name, cells in columns.items():
+        width = max(8, *(len(cell) + 3 for cell in (name, *cells)))
+        labels = [
+            label + f"{cell:>{width}}"
+            for label, cell in zip(labels, (name, *cells), strict=True)
+        ]
+    return labels
+
+
+def to_bits(row: NDArray[np.bool_]) -> str:
+    return "".join("01"[int(value)] for value in row)
+
+
+def from_bits(bits: str) -> NDArray[np.bool_]:
+    if not set(bits) <= {"0", "1"}:
+        raise ValueError(f"Expected a string of 0 and 1. Received: {bits!r}")
+    return np.array([bit == "1" for bit in bits], dtype=bool)

@@ -1,0 +1,243 @@
+"""Each flag, on a network built to raise it, and none on an ordinary network."""
+
+import keras
+import numpy as np
+import pytest
+from backend import only
+
+from keras_powerlaw import WhiteningLayer, flags, strong
+from keras_powerlaw.reports import RobustnessReport
+from keras_powerlaw.robustness import evaluate_robustness
+
+EPSILONS = [0.02, 0.05, 0.1, 0.2]
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    (x, y), _ = digits
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, activation="tanh"),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(x, y, batch_size=64, epochs=8, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    return digits[1]
+
+
+def evaluate(model, data, attacks=("pgd_ce",), epsilons=EPSILONS, **options):
+    options = {"pgd_steps": 20, "pgd_step_size": 0.02, "restarts": 1, **options}
+    return evaluate_robustness(model, *data, epsilons, attacks, **options)
+
+
+def named(report):
+    return {flag.name: flag for flag in report.flags}
+
+
+def behind(layer, model):
+    """The model with a layer before it."""
+    return keras.Sequential([keras.Input((8, 8, 1)), layer, model])
+
+
+def results(**rows):
+    """A report on ten thousand images, with these accuracies."""
+    order = np.arange(10000)
+    return RobustnessReport(
+        epsilons=np.array([0.1, 0.2]),
+        clean_correct=order < 9500,
+        correct={
+            name: np.stack([order < 10000 * accuracy for accuracy in accuracies])
+            for name, accuracies in rows.items()
+        },
+    )
+
+
+class TestMeasuredFlags:
+    def test_an_ordinary_network_raises_none(self, trained, data):
+        attacks = ["fgsm", "pgd", "noise", "uniform_noise", "pgd_ce", "pgd_dlr"]
+        report = evaluate(
+            trained, data, attacks, [0.0, *EPSILONS], pgd_steps=40, pgd_step_size=0.01
+        )
+        assert report.accuracy["pgd_dlr"][-1] < 0.1 < report.accuracy["pgd_dlr"][-2]
+        assert report.flags == []
+        assert str(report).endswith("No flags.")
+
+    @pytest.mark.parametrize("norm", [np.inf, 2])
+    def test_nor_under_attacks_of_the_toolbox(self, trained, data, norm, monkeypatch):
+        pytest.importorskip("art", reason="needs the Adversarial Robustness Toolbox")
+        monkeypatch.setattr(strong, "AUTOPGD_STEPS", 10)
+        monkeypatch.setattr(strong, "SQUARE_QUERIES", 30)
+        attacks = ["pgd", "noise", "pgd_ce", "autopgd"]
+        attacks += ["square"] if norm == np.inf else []
+        few = data[0][:100], data[1][:100]
+        scale = 1 if norm == np.inf else 5
+        report = evaluate(
+            trained,
+            few,
+            attacks,
+            [scale * epsilon for epsilon in (0.05, 0.1)],
+            norm=norm,
+            pgd_steps=40,
+            pgd_step_size=0.01 * scale,
+        )
+        assert report.flags == []
+
+    def test_saturated_outputs_have_no_gradient(self, trained, data):
+        saturated = behind(keras.layers.Identity(), trained)
+        kernel, bias = trained.layers[-1].get_weights()
+        trained.layers[-1].set_weights([1e4 * kernel, 1e4 * bias])
+        try:
+            report = evaluate(saturated, data, ["pgd_ce", "pgd_dlr"])
+        finally:
+            trained.layers[-1].set_weights([kernel, bias])
+        flag = named(report)["zero gradients"]
+        assert flag.value > 0.5
+        assert f"{100 * flag.value:.1f} % of the images" in flag.finding
+        assert "pgd_dlr" in flag.advice and str(flag) in str(report)
+        # PGD on cross-entropy does not move; the margin does.
+        assert "large ε leaves accuracy" in named(report)
+        assert report.accuracy["pgd_ce"][-1] > 0.5 > report.accuracy["pgd_dlr"][-1]
+
+    def test_rounded_inputs_have_no_gradient(self, trained, data):
+        rounded = behind(
+            keras.layers.Lambda(lambda x: keras.ops.round(x * 4) / 4), trained
+        )
+        found = named(evaluate(rounded, data, ["fgsm", "pgd", "noise"]))
+        assert found["zero gradients"].value == 1.0
+        assert found["large ε leaves accuracy"].value > 0.5
+        # Noise moves images that the gradient leaves where they are.
+        assert found["noise beats pgd"].value > 0.002
+
+    def test_a_random_network_changes_its_outputs(self, trained, data):
+        class Noise(keras.layers.Layer):
+            def __init__(self):
+                super().__init__()
+                self.generator = keras.random.SeedGenerator(0)
+
+            def call(self, x):
+                noise = keras.random.normal((8, 8, 1), seed=self.generator)
+                return x + 0.1 * noise
+
+        found = named(evaluate(behind(Noise(), trained), data, ["noise"]))
+        assert found["outputs change"].value > 0.01
+        assert "expectation over transformation" in found["outputs change"].advice
+        assert "batch dependence" not in found
+
+    def test_whitening_on_batch_statistics_depends_on_the_batch(self, trained, data):
+        class BatchWhitening(keras.layers.Layer):
+            def call(self, x):
+                mean = keras.ops.mean(x, axis=0, keepdims=True)
+                return (x - mean) / (keras.ops.std(x, axis=0, keepdims=True) + 1e-3)
+
+        found = named(evaluate(behind(BatchWhitening(), trained), data, ["noise"]))
+        assert found["batch dependence"].value > 0.01
+        assert "running" in found["batch dependence"].advice
+
+    def test_whitening_on_running_statistics_does_not(self, data):
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Flatten(),
+                WhiteningLayer(),
+                keras.layers.Dense(10),
+            ]
+        )
+        assert "batch dependence" not in named(evaluate(model, data, ["noise"]))
+
+    def test_sigmoid_outputs_look_like_probabilities(self, trained, data):
+        inputs = keras.Input((8, 8, 1))
+        model = keras.Model(inputs, keras.ops.sigmoid(trained(inputs)))
+        found = named(evaluate(model, data, ["noise"]))
+        assert found["outputs look like probabilities"].value == 1.0
+
+    def test_too_few_steps_leave_something_to_gain(self, trained, data):
+        found = named(evaluate(trained, data, pgd_steps=3, pgd_step_size=0.02))
+        assert found["more steps help"].value > 0.05
+        assert "Raise pgd_steps" in found["more steps help"].advice
+
+    def test_are_not_measured_on_request(self, trained, data):
+        assert evaluate(trained, data, ["noise"], checks=False).checks == {}
+
+    def test_look_at_the_first_images_only(self, trained, data, monkeypatch):
+        monkeypatch.setattr(flags, "CHECKED", 40)
+        garbage = data[0].copy()
+        report = evaluate(trained, (garbage, data[1]))
+        garbage[40:] = 0.5
+        assert evaluate(trained, (garbage, data[1])).checks == report.checks
+
+
+class TestFlagsOfResults:
+    def test_falling_accuracies_raise_none(self):
+        assert results(fgsm=[0.5, 0.3], pgd=[0.4, 0.0], noise=[0.9, 0.8]).flags == []
+
+    def test_accuracy_that_rises_with_epsilon(self):
+        [flag] = results(fgsm=[0.2, 0.35], pgd=[0.1, 0.0]).flags
+        assert flag.name == "accuracy rises"
+        assert flag.value == pytest.approx(0.15)
+        assert "Under fgsm, accuracy at ε = 0.2 is 15.0 % above" in flag.finding
+
+    @pytest.mark.parametrize("name", ["fgsm", "noise", "uniform_noise"])
+    @pytest.mark.parametrize("pgd", ["pgd", "pgd_ce"])
+    def test_a_weaker_attack_that_beats_pgd(self, name, pgd):
+        [flag] = results(**{pgd: [0.5, 0.4], name: [0.6, 0.39]}).flags
+        assert flag.name == f"{name} beats {pgd}"
+        assert flag.value == pytest.approx(0.01)
+        assert "At ε = 0.2" in flag.finding and "1.0 %" in flag.finding
+        assert results(**{pgd: [0.5, 0.4], name: [0.6, 0.399]}).flags == []
+
+    @pytest.mark.parametrize("name", ["pgd_ce", "pgd_dlr", "autopgd", "square"])
+    def test_a_pgd_that_stronger_attacks_beat(self, name):
+        found = named(results(pgd=[0.5, 0.4], **{name: [0.49, 0.37]}))
+        flag = found["pgd overstates"]
+        assert flag.value == pytest.approx(0.03)
+        assert (
+            "At ε = 0.2, the strong attacks break 3.0 % of the images" in flag.finding
+        )
+        few = named(results(pgd=[0.5, 0.4], **{name: [0.49, 0.385]}))
+        assert "pgd overstates" not in few
+
+    def test_square_that_breaks_what_gradients_leave(self):
+        rows = {"pgd_ce": [0.5, 0.4], "autopgd": [0.5, 0.4], "square": [0.5, 0.3]}
+        [flag] = results(**rows).flags
+        assert flag.name == "square beats autopgd"
+        assert flag.value == pytest.approx(0.1)
+        assert results(**{**rows, "square": [0.5, 0.399]}).flags == []
+
+    def test_a_few_images_are_chance(self):
+        few = RobustnessReport(
+            epsilons=np.array([0.1]),
+            clean_correct=np.ones(100, bool),
+            correct={
+                "pgd": np.arange(100)[None] < 50,
+                "fgsm": np.arange(100)[None] < 48,
+            },
+        )
+        assert few.flags == []
+
+    def test_gaussian_noise_is_not_compared_in_the_euclidean_norm(self):
+        report = results(pgd=[0.5, 0.4], noise=[0.1, 0.0])
+        assert [flag.name for flag in report.flags] == ["noise beats pgd"]
+        report.settings["norm"] = 2
+        assert report.flags == []
+
+    def test_survive_the_file(self, trained, data):
+        report = evaluate(trained, data, pgd_steps=3)
+        restored = RobustnessReport.from_json(report.to_json())
+        assert restored.flags == report.flags != []
+
+
+@only("tensorflow", why="cleverhans' gradient of rounding is None there")
+def test_cleverhans_takes_a_model_without_gradient(trained, data):
+    rounded = behind(keras.layers.Lambda(lambda x: keras.ops.round(x)), trained)
+    report = evaluate(rounded, data, ["fgsm", "pgd"], [0.01], checks=False)
+    np.testing.assert_array_equal(report.correct["pgd"][0], report.clean_correct)
