@@ -43,10 +43,10 @@ test: $(VENV)/.installed-test
 test-backends: $(addprefix test-on-,tensorflow jax torch)
 
 test-on-%: $(BACKENDS_VENV)/.installed-test
-	KERAS_BACKEND=$* $(BACKENDS_VENV)/bin/python -m pytest -q
+	KERAS_BACKEND=$* $(BACKENDS_VENV)/bin/python -m pytest -q -m "not slow"
 
 test-keras: $(KERAS_VENV)/.installed-test
-	$(KERAS_VENV)/bin/python -m pytest -q
+	$(KERAS_VENV)/bin/python -m pytest -q -m "not slow"
 
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/mkdocs build --strict
