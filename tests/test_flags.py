@@ -85,7 +85,8 @@ class TestMeasuredFlags:
             trained,
             few,
             attacks,
-            [scale * epsilon for epsilon in (0.05, 0.1)],
+            # Where a better attack hardly matters: the paper's steps leave few others.
+            [scale * epsilon for epsilon in (0.02, 0.05)],
             norm=norm,
             pgd_steps=40,
             pgd_step_size=0.01 * scale,
