@@ -181,17 +181,15 @@ def add_jacobian_regularizer(model, beta=0.01, *, projections=None):
 class JacobianRegularizedModel(keras.Model):
     """The model that `add_jacobian_regularizer` returns, and explains."""
 
-    # The positional arguments are those of a Functional model: by them Keras knows that
-    # it can save and load this one in the same way.
-    def __init__(
-        self, inputs, outputs, name=None, *, beta=None, projections=None, **kwargs
-    ):
+    # It hands on any arguments of a Functional model: by that Keras knows that it can
+    # save and load this one in the same way.
+    def __init__(self, *args, beta=None, projections=None, **kwargs):
         if beta is None:  # `clone_model` passes no other arguments
             raise ValueError(
                 "keras.models.clone_model() does not know of the Jacobian penalty. "
                 "Clone the plain model, and call add_jacobian_regularizer() again."
             )
-        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        super().__init__(*args, **kwargs)
         self.beta = _checked_number("beta", beta)
         if not keras.backend.is_float_dtype(self.inputs[0].dtype):
             raise invalid_value(

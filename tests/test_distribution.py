@@ -218,6 +218,7 @@ def test_two_workers_agree_with_one_device(data, tmp_path):
         if start in (0, 92):
             kp.refresh_eigenbasis(model, data[0])
         rows = slice(start, start + 46)
+        model.reset_metrics()  # some versions of Keras report a mean over the batches
         losses.append(model.train_on_batch(data[0][rows], data[1][rows])[0])
     np.testing.assert_allclose(first.pop("losses"), losses, rtol=1e-5)
     np.testing.assert_allclose(
