@@ -108,22 +108,7 @@ class RobustnessReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON text, one character per image and result."""
-        state = {
-            "epsilons": self.epsilons.tolist(),
-            "clean_correct": to_bits(self.clean_correct),
-            "correct": {
-                name: [to_bits(row) for row in rows]
-                for name, rows in self.correct.items()
-            },
-            "settings": self.settings,
-        }
-        if self.draw_accuracy:
-            state["draw_accuracy"] = {
-                name: rows.tolist() for name, rows in self.draw_accuracy.items()
-            }
-        if self.checks:
-            state["checks"] = self.checks
-        return json.dumps(state)
+        return json.dumps(to_state(self))
 
     @classmethod
     def from_json(cls, text: str) -> RobustnessReport:
@@ -317,6 +302,26 @@ def _text_table(
             for label, cell in zip(labels, (name, *cells), strict=True)
         ]
     return labels
+
+
+def to_state(report: RobustnessReport) -> dict[str, Any]:
+    """A report, finished or not, as JSON has it."""
+    state = {
+        "epsilons": report.epsilons.tolist(),
+        "clean_correct": to_bits(report.clean_correct),
+        "correct": {
+            name: [to_bits(row) for row in rows]
+            for name, rows in report.correct.items()
+        },
+        "settings": report.settings,
+    }
+    if report.draw_accuracy:
+        state["draw_accuracy"] = {
+            name: rows.tolist() for name, rows in report.draw_accuracy.items()
+        }
+    if report.checks:
+        state["checks"] = report.checks
+    return state
 
 
 def to_bits(row: NDArray[np.bool_]) -> str:

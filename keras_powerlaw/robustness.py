@@ -22,7 +22,7 @@ from keras_powerlaw.activity import Progress, observe
 from keras_powerlaw.attacks import gradient_attacks
 from keras_powerlaw.errors import invalid_value
 from keras_powerlaw.flags import measure_checks
-from keras_powerlaw.reports import RobustnessReport, from_bits, to_bits
+from keras_powerlaw.reports import RobustnessReport, from_bits, to_state
 from keras_powerlaw.strong import (
     STRONG_ATTACKS,
     Problem,
@@ -283,10 +283,13 @@ class _Run:
                 update(0)
         progress.finish()
         self._write()
+        return self._so_far()
+
+    def _so_far(self):
         return RobustnessReport(
             epsilons=np.array(self._epsilons, dtype=np.float64),
             clean_correct=self._clean,
-            correct={name: np.stack(self._rows[name]) for name in self._attacks},
+            correct={name: np.array(self._rows[name]) for name in self._attacks},
             settings=self._settings,
             draw_accuracy={name: np.array(v).T for name, v in self._draws.items()},
             checks=self.checks,
@@ -429,20 +432,7 @@ class _Run:
         """A file that `RobustnessReport.from_json` reads, once all is finished."""
         if self._path is None or self._clean is None:
             return
-        state = {
-            "epsilons": self._epsilons,
-            "clean_correct": to_bits(self._clean),
-            "correct": {
-                name: [to_bits(row) for row in rows]
-                for name, rows in self._rows.items()
-            },
-            "settings": self._settings,
-            "draw_accuracy": {
-                name: np.array(rows).T.tolist() for name, rows in self._draws.items()
-            },
-            "checks": self.checks,
-            "evaluation": self._identity,
-        }
+        state = {**to_state(self._so_far()), "evaluation": self._identity}
         unfinished = self._path.with_name(f"{self._path.name}.unfinished")
         unfinished.write_text(json.dumps(state), encoding="utf-8")
         unfinished.replace(self._path)  # a file that is there is whole

@@ -62,6 +62,25 @@ def digits():
     return (x_train, y_train), (x_test, y_test)
 
 
+@pytest.fixture(scope="module")
+def trained(digits):
+    """An ordinary network on the digits, which returns logits; one for each file."""
+    (x, y), _ = digits
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, activation="tanh"),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(x, y, batch_size=64, epochs=8, verbose=0)
+    return model
+
+
 @pytest.fixture(scope="session")
 def mnist():
     """Real MNIST, or a skip where it has not been prepared.

@@ -13,24 +13,6 @@ EPSILONS = [0.02, 0.05, 0.1, 0.2]
 
 
 @pytest.fixture(scope="module")
-def trained(digits):
-    (x, y), _ = digits
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(64, activation="tanh"),
-            keras.layers.Dense(10),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(x, y, batch_size=64, epochs=8, verbose=0)
-    return model
-
-
-@pytest.fixture(scope="module")
 def data(digits):
     return digits[1]
 

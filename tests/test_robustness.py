@@ -52,24 +52,6 @@ def labels(images):
     return labels
 
 
-@pytest.fixture(scope="module")
-def trained(digits):
-    (x, y), _ = digits
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(64, activation="tanh"),
-            keras.layers.Dense(10),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(x, y, batch_size=64, epochs=8, verbose=0)
-    return model
-
-
 class TestGradientAttacks:
     def test_fgsm_on_a_linear_model_is_known_in_closed_form(self, images):
         rng = np.random.default_rng(2)
