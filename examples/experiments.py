@@ -198,8 +198,8 @@ def perform(settings, data, report_epoch):
         "settings": settings,
         "keras": keras.version(),
         "backend": keras.backend.backend(),
-        "training_seconds": round(trained - begin, 1),
-        "measuring_seconds": round(time.perf_counter() - trained, 1),
+        "training_seconds": round(trained - begin, 3),
+        "measuring_seconds": round(time.perf_counter() - trained, 3),
         "history": history.history,
         "test_accuracy": float(np.mean(predicted == y_test)),
         "spectra": {
