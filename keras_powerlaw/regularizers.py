@@ -86,6 +86,9 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
         exact: If `True`, decompose the covariance of every batch instead: slow, needs
             a batch larger than the layer's width, and no `EigenbasisRefresh`.
             Defaults to `False`.
+        log_ratio: If `True`, (log λₙ/γₙ)² takes the place of the two terms in the
+            bracket. Their gradient vanishes with λₙ, so that small eigenvalues leave
+            their place slowly; its gradient does not. Defaults to `False`.
 
     Raises:
         ValueError: If an argument is outside of its range, or, in a training step, if
@@ -121,14 +124,13 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
         and (5).
     """
 
-    def __init__(self, alpha=1.0, tau=10, beta=1.0, *, exact=False):
+    def __init__(self, alpha=1.0, tau=10, beta=1.0, *, exact=False, log_ratio=False):
         super().__init__(dtype="float32")
         self.alpha = _checked_number("alpha", alpha)
         self.tau = _checked_tau(tau)
         self.beta = _checked_number("beta", beta)
-        if not isinstance(exact, bool):
-            raise invalid_value("exact", "a boolean", repr(exact))
-        self.exact = exact
+        self.exact = _checked_boolean("exact", exact)
+        self.log_ratio = _checked_boolean("log_ratio", log_ratio)
         self.basis = None
         self._calls_of_scopes = weakref.WeakKeyDictionary()
         self._calls_of_thread = threading.local()
@@ -200,7 +202,7 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
                 "There is no eigenbasis yet: call `keras_powerlaw."
                 "refresh_eigenbasis(model, x_train)` first."
             )
-        return power_law_penalty(tail, self.alpha, self.tau, self.beta)
+        return power_law_penalty(tail, self.alpha, self.tau, self.beta, self.log_ratio)
 
     def set_basis(self, eigenvectors):
         """Stores the eigenvectors that the penalty needs.
@@ -251,6 +253,7 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
             "tau": self.tau,
             "beta": self.beta,
             "exact": self.exact,
+            "log_ratio": self.log_ratio,
         }
 
     @classmethod
@@ -283,7 +286,7 @@ def regularized_layers(model):
 
 
 def add_spectral_regularizer(
-    model, layers, alpha=1.0, tau=10, beta=1.0, *, exact=False
+    model, layers, alpha=1.0, tau=10, beta=1.0, *, exact=False, log_ratio=False
 ):
     """Gives layers of an existing model a `SpectralActivityRegularizer`.
 
@@ -295,6 +298,7 @@ def add_spectral_regularizer(
         tau: First eigenvalue τ; likewise.
         beta: Strength β; likewise.
         exact: See `SpectralActivityRegularizer`.
+        log_ratio: See `SpectralActivityRegularizer`.
 
     Returns:
         A new model with the same weights, whose predictions are equal bit by bit. If
@@ -342,7 +346,7 @@ def add_spectral_regularizer(
         raise invalid_value("layers", "at least one layer", layers)
     targets = [find_layer(model, layer) for layer in layers]
     settings = [
-        {"alpha": a, "tau": t, "beta": b, "exact": exact}
+        {"alpha": a, "tau": t, "beta": b, "exact": exact, "log_ratio": log_ratio}
         for a, t, b in zip(
             _one_per_layer("alpha", alpha, targets),
             _one_per_layer("tau", tau, targets),
@@ -411,6 +415,12 @@ def _checked_number(name, value):
     ):
         raise invalid_value(name, "a finite number of at least 0", repr(value))
     return float(value)
+
+
+def _checked_boolean(name, value):
+    if not isinstance(value, bool):
+        raise invalid_value(name, "a boolean", repr(value))
+    return value
 
 
 def _checked_tau(tau):

@@ -100,17 +100,23 @@ def exact_variances(activity):
     return projected_variances(activity, ops.flip(ascending, axis=1))
 
 
-def power_law_penalty(tail, alpha=1.0, tau=10, beta=1.0):
+def power_law_penalty(tail, alpha=1.0, tau=10, beta=1.0, log_ratio=False):
     """Distance of a spectrum from a power law.
 
     R = β/N Σ_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],
     γₙ = κ n^(−α),  κ constant and such that γ_τ = λ_τ
+
+    The gradient of these terms vanishes with λₙ. That of their alternative does not:
+
+    R = β/N Σ_{n=τ}^{N} (log λₙ/γₙ)²
 
     Args:
         tail: Tensor of shape `(N − tau + 1,)`: the eigenvalues λ_τ … λ_N.
         alpha: Exponent α of the target.
         tau: 1-based index of the first eigenvalue given.
         beta: Strength β.
+        log_ratio: Whether to take the alternative. There, λₙ/γₙ below 1e-7, the
+            resolution of float32, counts as 1e-7.
 
     Returns:
         A scalar. It is zero where λ_τ is zero (a batch of one example, activations
@@ -125,8 +131,12 @@ def power_law_penalty(tail, alpha=1.0, tau=10, beta=1.0):
     # `not_equal`, so that a NaN is passed on and not taken for a missing anchor.
     has_target = ops.not_equal(anchor, 0)
     target = ops.where(has_target, anchor, 1) * ops.cast(decay, tail.dtype)
-    excess = tail / target - 1
-    total = ops.sum(ops.square(excess) + ops.relu(excess))
+    ratio = tail / target
+    if log_ratio:
+        terms = ops.square(ops.log(ops.maximum(ratio, 1e-7)))
+    else:
+        terms = ops.square(ratio - 1) + ops.relu(ratio - 1)
+    total = ops.sum(terms)
     return ops.where(has_target, total * (beta / width), 0)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 
-def penalty(variances, alpha, tau, beta, kappa_from=None):
-    """Eq. (2) term by term, from all N variances.
+def penalty(variances, alpha, tau, beta, log_ratio=False, kappa_from=None):
+    """Eq. (2) term by term, from all N variances, or its form in the log ratio.
 
     `kappa_from` gives the variances that fix κ, where those are held constant.
     """
@@ -13,6 +13,9 @@ def penalty(variances, alpha, tau, beta, kappa_from=None):
     total = 0.0
     for n in range(tau, width + 1):
         ratio = variances[n - 1] / (anchor * (n / tau) ** -alpha)
+        if log_ratio:
+            total += np.log(ratio) ** 2
+            continue
         total += (ratio - 1) ** 2
         # At n = τ the ratio is 1 by definition of κ: the kink adds nothing.
         if n > tau:

@@ -65,6 +65,18 @@ class TestValueAndGradient:
         self.check(regularizer, activity, lambda x: reference.variances(x, basis), rng)
 
     @pytest.mark.parametrize("alpha", ALPHAS)
+    def test_log_ratio(self, alpha):
+        rng = np.random.default_rng(1)
+        basis = reference.orthonormal(40, rng)
+        regularizer = with_basis(basis, alpha=alpha, tau=5, beta=2.0, log_ratio=True)
+        self.check(
+            regularizer,
+            rng.normal(size=(90, 40)),
+            lambda x: reference.variances(x, basis),
+            rng,
+        )
+
+    @pytest.mark.parametrize("alpha", ALPHAS)
     @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
     def test_exact_eigenvalues(self, shape, alpha):
         rng = np.random.default_rng(2)
@@ -78,7 +90,10 @@ class TestValueAndGradient:
         self.check(regularizer, activity, eigenvalues, rng)
 
     def check(self, regularizer, activity, variances, rng):
-        settings = regularizer.alpha, regularizer.tau, regularizer.beta
+        settings = (
+            *(regularizer.alpha, regularizer.tau, regularizer.beta),
+            regularizer.log_ratio,
+        )
         value, gradient = value_and_gradient(regularizer.penalty, activity)
         fixed = variances(activity)
         np.testing.assert_allclose(
@@ -327,6 +342,7 @@ class TestFilesAndConfigs:
             "tau": 7,
             "beta": 2.0,
             "exact": True,
+            "log_ratio": False,
         }
 
     def test_layer_and_model_configs_round_trip(self, data):
@@ -344,6 +360,7 @@ class TestFilesAndConfigs:
                 "tau": 5,
                 "beta": 2.0,
                 "exact": False,
+                "log_ratio": False,
             }
             assert regularizer.basis is None
 
@@ -429,15 +446,22 @@ class TestArguments:
             f"Received: tau={bad!r}"
         )
 
-    def test_exact(self):
-        with pytest.raises(ValueError, match="argument `exact`. Expected a boolean"):
-            kp.SpectralActivityRegularizer(exact="yes")
+    @pytest.mark.parametrize("name", ["exact", "log_ratio"])
+    def test_booleans(self, name):
+        with pytest.raises(ValueError, match=f"argument `{name}`. Expected a boolean"):
+            kp.SpectralActivityRegularizer(**{name: "yes"})
 
     def test_numpy_numbers_become_python_numbers(self):
         config = kp.SpectralActivityRegularizer(
             np.float32(1.5), np.int64(3), np.float64(2)
         ).get_config()
-        assert [type(value) for value in config.values()] == [float, int, float, bool]
+        assert [type(value) for value in config.values()] == [
+            float,
+            int,
+            float,
+            bool,
+            bool,
+        ]
 
     @pytest.mark.parametrize("exact", [False, True], ids=["frozen", "exact"])
     def test_tau_above_the_layers_width(self, data, exact):
@@ -559,15 +583,20 @@ class TestAddSpectralRegularizer:
 
     def test_settings_per_layer(self):
         new = kp.add_spectral_regularizer(
-            self.deep_model(), ["second", "first"], alpha=[1.0, 1.5], tau=[2, 3], beta=4
+            self.deep_model(),
+            ["second", "first"],
+            alpha=[1.0, 1.5],
+            tau=[2, 3],
+            beta=4,
+            log_ratio=True,
         )
         found = [
             new.get_layer(name).activity_regularizer.get_config()
             for name in ("first", "second")
         ]
         assert found == [
-            {"alpha": 1.5, "tau": 3, "beta": 4.0, "exact": False},
-            {"alpha": 1.0, "tau": 2, "beta": 4.0, "exact": False},
+            {"alpha": 1.5, "tau": 3, "beta": 4.0, "exact": False, "log_ratio": True},
+            {"alpha": 1.0, "tau": 2, "beta": 4.0, "exact": False, "log_ratio": True},
         ]
 
     def test_replaces_a_spectral_regularizer(self):

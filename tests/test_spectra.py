@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import reference
+from backend import value_and_gradient
 from keras import ops
 
 from keras_powerlaw import Spectrum, spectra
@@ -52,8 +53,40 @@ class TestPenalty:
         np.testing.assert_allclose(slow, 90 / 100 * (d**2 + d), rtol=1e-5)
         np.testing.assert_allclose(fast, 90 / 100 * d**2, rtol=1e-5)
 
-    def test_is_zero_without_an_anchor(self):
-        assert float(spectra.power_law_penalty(ops.zeros((5,)), tau=3)) == 0.0
+    @pytest.mark.parametrize("alpha", ALPHAS)
+    def test_log_ratio_in_closed_form(self, alpha):
+        # A power law of another exponent: log λₙ/γₙ = (α − 1.7) log n/τ.
+        n = np.arange(10, 101)
+        value = spectra.power_law_penalty(
+            ops.convert_to_tensor(3.0 * n**-1.7), alpha, 10, beta=2.0, log_ratio=True
+        )
+        expected = 2.0 / 100 * np.sum(((alpha - 1.7) * np.log(n / 10)) ** 2)
+        np.testing.assert_allclose(numpy(value), expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("log_ratio", [False, True])
+    def test_gradient_for_a_small_eigenvalue(self, log_ratio):
+        # With respect to log λ, at λ/γ = r: 2r (r − 1), which vanishes with r, or
+        # 2 log r, which does not.
+        r = 1e-3
+        tail = np.array([1.0, r / 2])
+        _, gradient = value_and_gradient(
+            lambda tail: spectra.power_law_penalty(tail, 1.0, 1, 1.0, log_ratio), tail
+        )
+        expected = 2 * np.log(r) if log_ratio else 2 * r * (r - 1)
+        np.testing.assert_allclose(gradient[1] * tail[1], expected / 2, rtol=1e-4)
+
+    def test_log_ratio_of_a_dead_direction_is_finite(self):
+        value, gradient = value_and_gradient(
+            lambda tail: spectra.power_law_penalty(tail, 0.0, 1, log_ratio=True),
+            np.array([1.0, 0.0]),
+        )
+        np.testing.assert_allclose(value, np.log(1e-7) ** 2 / 2, rtol=1e-5)
+        assert gradient[1] == 0
+
+    @pytest.mark.parametrize("log_ratio", [False, True])
+    def test_is_zero_without_an_anchor(self, log_ratio):
+        tail = ops.zeros((5,))
+        assert float(spectra.power_law_penalty(tail, tau=3, log_ratio=log_ratio)) == 0.0
 
     def test_passes_nan_on(self):
         tail = ops.convert_to_tensor(np.array([np.nan, 1.0], "float32"))
