@@ -255,7 +255,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         for index, layer in enumerate(_layers_with_basis(self.model)):
             spectrum = self.spectra[layer.name]
             basis = layer.activity_regularizer.basis
-            state[f"basis{index}"] = keras.ops.convert_to_numpy(basis)
+            state[f"basis{index}"] = _to_float32(basis)
             state[f"eigenvalues{index}"] = spectrum.eigenvalues
             state[f"fit_range{index}"] = spectrum.fit_range
         unfinished = path.with_suffix(".tmp")
@@ -302,6 +302,10 @@ def _new_bases(model, layers):
         # Functions traced before have left the penalty out.
         model.make_train_function(force=True)
         model.make_test_function(force=True)
+
+
+def _to_float32(basis):
+    return keras.ops.convert_to_numpy(keras.ops.cast(basis, "float32"))
 
 
 def _age(path):

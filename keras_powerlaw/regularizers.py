@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -218,7 +220,12 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
         """Stores what `basis` held before: the eigenvectors from the τ-th on."""
         if self.basis is None:
             self.basis = self.add_weight(
-                name="basis", shape=needed.shape, initializer="zeros", trainable=False
+                name="basis",
+                shape=needed.shape,
+                dtype=product_dtype(len(needed)),
+                autocast=False,
+                initializer="zeros",
+                trainable=False,
             )
             if keras.backend.backend() == "tensorflow":
                 # It works untracked there, and so is in no exported graph.
@@ -259,6 +266,33 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def product_dtype(units):
+    """The dtype of a basis of `units` units, and of the products with it.
+
+    The 8 significant bits of bfloat16 change a variance by 1e-3 of itself and 2e-5 of
+    the units' mean variance, where the sampling error in a batch of B examples is
+    √(2/B) of itself. It is taken where it was measured to be twice as fast as float32:
+    on processors with instructions for it, for products large enough to matter.
+    """
+    if (
+        units >= 512
+        and keras.backend.backend() in ("tensorflow", "torch")
+        and "cpu" in str(ops.zeros(()).device).lower()
+        and _processor_has_bfloat16()
+    ):
+        return "bfloat16"
+    return "float32"
+
+
+@functools.cache
+def _processor_has_bfloat16():
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def regularized_layers(model):

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.linalg
 import scipy.stats
 from keras import ops
+from keras.backend import standardize_dtype
 
 from keras_powerlaw.errors import invalid_value
 from keras_powerlaw.replicas import replica_context, sum_over_replicas
@@ -52,7 +53,8 @@ def projected_variances(activity, basis):
 
     Args:
         activity: Floating tensor of shape `(batch, units)`.
-        basis: Tensor of shape `(units, directions)`, one direction vₙ per column.
+        basis: Tensor of shape `(units, directions)`, one direction vₙ per column. The
+            products with it are computed in its dtype.
 
     Returns:
         Tensor of shape `(directions,)`. The variances of a single example are zero.
@@ -67,7 +69,9 @@ def projected_variances(activity, basis):
     if replica is not None:
         # The gradient for the mean is zero in the global batch, not in a replica's.
         mean = ops.stop_gradient(mean)
-    squares = ops.sum(ops.square(ops.matmul(activity - mean, basis)), axis=0)
+    centred = ops.cast(activity - mean, standardize_dtype(basis.dtype))
+    projections = ops.cast(ops.matmul(centred, basis), activity.dtype)
+    squares = ops.sum(ops.square(projections), axis=0)
     if replica is not None:
         # Every replica has the same penalty, and Keras adds up their gradients of
         # 1/replicas of it. So each hands on the gradient for its own examples, and
@@ -198,6 +202,31 @@ def eigendecomposition(sigma):
     ascending, vectors = scipy.linalg.eigh(sigma, driver="evd")
     # Rounding leaves eigenvalues of a singular covariance slightly below zero.
     return np.maximum(ascending[::-1], 0.0), vectors[:, ::-1]
+
+
+def staleness(sigma, basis):
+    """How far a basis is from diagonalizing a covariance.
+
+    1 − Σₙ (vₙᵀ Σ vₙ)² / Σₙ ‖Σ vₙ‖²
+
+    This is the share of the squares of VᵀΣV that lie off its diagonal, in the columns
+    of the given directions: 0 for eigenvectors, and near 1 for directions that have
+    nothing to do with them.
+
+    Args:
+        sigma: Array of shape `(units, units)`.
+        basis: Array of shape `(units, directions)`, orthonormal columns vₙ.
+
+    Returns:
+        The staleness, and the variances vₙᵀ Σ vₙ, which a penalty in this basis sees.
+        Computed in float32, the precision of the penalty.
+    """
+    basis = np.asarray(basis, "float32")
+    images = np.asarray(sigma, "float32") @ basis
+    variances = np.einsum("un,un->n", basis, images)
+    total = np.sum(np.square(images))
+    share = 1 - np.sum(np.square(variances)) / total if total else 0.0
+    return float(share), variances
 
 
 @dataclasses.dataclass(frozen=True)
