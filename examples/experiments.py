@@ -452,23 +452,50 @@ def label(settings):
 
 
 def print_table(results):
-    print(
-        f"\n{'':<13} {'':<40} seed   clean  exponents of the layers  dim. of the last"
-        "  FGSM 0.05     0.1  PGD 0.05     0.1"
-    )
+    """Prints mean ± std over the seeds of each network, as a Markdown table."""
+    grouped = {}
     for result in results:
-        settings, spectra = result["settings"], list(result["spectra"].values())
-        report = robustness_report(result)
-        at = np.searchsorted(report.epsilons, (0.05, 0.1))
-        accuracies = [
-            f"{100 * accuracy:6.1f}"
-            for attack in ("fgsm", "pgd")
-            for accuracy in report.accuracy[attack][at]
-        ]
-        exponents = " ".join(f"{spectrum['exponent']:7.2f}" for spectrum in spectra)
-        print(
-            f"{settings['architecture']:<13} {label(settings):<40} "
-            f"{settings['seed']:>4} {100 * result['test_accuracy']:6.1f}  "
-            f"{exponents:<23} {spectra[-1]['dimension_90']:>17}     "
-            + "  ".join(accuracies)
+        settings = result["settings"]
+        grouped.setdefault((settings["architecture"], label(settings)), []).append(
+            result
         )
+    columns = ("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise")
+    print(
+        "\n| | | seeds | exponents of the hidden layers | dimension of the last | "
+        + " | ".join(columns)
+        + " |\n|"
+        + "---|" * (5 + len(columns))
+    )
+    for (architecture, name), group in grouped.items():
+        exponents = [
+            _over_seeds([r["spectra"][layer]["exponent"] for r in group], 2)
+            for layer in group[0]["spectra"]
+        ]
+        dimensions = [list(r["spectra"].values())[-1]["dimension_90"] for r in group]
+        accuracies = zip(*[_accuracies(result) for result in group], strict=True)
+        cells = [
+            architecture,
+            name,
+            str(len(group)),
+            ", ".join(exponents),
+            _over_seeds(dimensions, 0),
+            *(_over_seeds(values, 1) for values in accuracies),
+        ]
+        print("| " + " | ".join(cells) + " |")
+
+
+def _accuracies(result):
+    """In per cent, as in the columns of the table."""
+    report = robustness_report(result)
+    shown = [result["test_accuracy"]]
+    for attack, epsilon in (
+        *(("fgsm", 0.05), ("fgsm", 0.1), ("pgd", 0.05), ("pgd", 0.1)),
+        ("noise", max(report.epsilons)),
+    ):
+        shown.append(report.accuracy[attack][list(report.epsilons).index(epsilon)])
+    return [100 * accuracy for accuracy in shown]
+
+
+def _over_seeds(values, digits):
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
