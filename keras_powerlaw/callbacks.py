@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import warnings
 from pathlib import Path
 
 import keras
@@ -14,7 +16,7 @@ from keras_powerlaw.regularizers import (
     SpectralActivityRegularizer,
     regularized_layers,
 )
-from keras_powerlaw.spectra import Spectrum, eigendecomposition
+from keras_powerlaw.spectra import Spectrum, eigendecomposition, variances_along
 
 
 def refresh_eigenbasis(
@@ -75,6 +77,18 @@ def refresh_eigenbasis(
     Reference:
         Nassar et al. (2020), eq. (3) and section 3.2.
     """
+    return _refresh(
+        model,
+        x,
+        max_samples=max_samples,
+        batch_size=batch_size,
+        seed=seed,
+        verbose=verbose,
+    )[0]
+
+
+def _refresh(model, x, *, max_samples, batch_size, seed, verbose):
+    """`refresh_eigenbasis()`, which also returns the old bases' staleness."""
     layers = _layers_with_basis(model)
     if not layers:
         raise invalid_value(
@@ -95,10 +109,11 @@ def refresh_eigenbasis(
         seed=seed,
         progress=Progress("Eigenbasis", verbose),
     )
-    spectra, bases = {}, []
+    spectra, bases, staleness = {}, [], {}
     for layer, running in zip(layers, statistics, strict=True):
         regularizer = layer.activity_regularizer
-        eigenvalues, eigenvectors = eigendecomposition(running.covariance())
+        sigma = running.covariance()
+        eigenvalues, eigenvectors = eigendecomposition(sigma)
         regularizer.check_width(len(eigenvalues))
         spectrum = Spectrum(eigenvalues)
         if spectrum.rank < regularizer.tau:
@@ -113,11 +128,24 @@ def refresh_eigenbasis(
             spectrum = Spectrum(eigenvalues, (regularizer.tau + 1, last))
         spectra[layer.name] = spectrum
         bases.append(eigenvectors)
+        staleness[layer.name] = _staleness(regularizer, sigma, eigenvalues)
 
     with _new_bases(model, layers):
         for layer, eigenvectors in zip(layers, bases, strict=True):
             layer.activity_regularizer.set_basis(eigenvectors)
-    return spectra
+    return spectra, staleness
+
+
+def _staleness(regularizer, sigma, eigenvalues):
+    """The share of the penalty that the regularizer's present basis does not show."""
+    if regularizer.basis is None:
+        return float("nan")
+    variances = variances_along(sigma, _to_float32(regularizer.basis))
+    shown, true = (
+        float(regularizer.penalty_of_variances(keras.ops.convert_to_tensor(tail)))
+        for tail in (variances, eigenvalues[regularizer.tau - 1 :].astype("float32"))
+    )
+    return max(0.0, 1 - shown / true) if true else 0.0
 
 
 class EigenbasisRefresh(keras.callbacks.Callback):
@@ -128,9 +156,13 @@ class EigenbasisRefresh(keras.callbacks.Callback):
     weights have moved little since those were computed, so this callback computes
     them anew at the start of every epoch, or as often as asked.
 
-    It logs the measured exponent of each layer as `<layer name>_exponent`, as it was
-    at the last refresh. List it before `CSVLogger` and `TensorBoard`, so that they see
-    it.
+    It logs what it measured of each layer at the last refresh: `<layer name>_exponent`,
+    and `<layer name>_staleness`, the share of the penalty that the basis before it no
+    longer showed, between 0 and 1, NaN for the first. A network can satisfy the penalty
+    in a stale basis while its real spectrum stays as it is. A warning says so when the
+    staleness was above one half at five refreshes in a row and the exponent came no
+    nearer to α: then refresh more often. List the callback before `CSVLogger` and
+    `TensorBoard`, so that they see these logs.
 
     Args:
         x: The training data; see `refresh_eigenbasis()`.
@@ -188,9 +220,11 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         self.backup_dir = None if backup_dir is None else Path(backup_dir)
         self.verbose = verbose
         self.spectra = {}
+        self.staleness = {}
         self._refreshes = 0
 
     def on_train_begin(self, logs=None):
+        self._recent = {}
         self._steps = 0  # of finished epochs
         self._last_step = None
 
@@ -217,6 +251,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         self._steps += self._steps_in_epoch
         for name, spectrum in self.spectra.items():
             logs[f"{name}_exponent"] = spectrum.exponent
+            logs[f"{name}_staleness"] = self.staleness[name]
         if self.backup_dir is not None:
             self._back_up()
 
@@ -227,7 +262,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):
 
     def _refresh(self, batch):
         silent = self.verbose == "auto" and not (self.params or {}).get("verbose", 1)
-        self.spectra = refresh_eigenbasis(
+        self.spectra, self.staleness = _refresh(
             self.model,
             self.x,
             max_samples=self.max_samples,
@@ -237,6 +272,28 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         )
         self._refreshes += 1
         self._last_step = self._steps + batch
+        for layer in _layers_with_basis(self.model):
+            self._watch(layer)
+
+    def _watch(self, layer):
+        name, alpha = layer.name, layer.activity_regularizer.alpha
+        exponent = self.spectra[name].exponent
+        distance = abs(exponent - alpha)
+        recent = self._recent.setdefault(name, collections.deque(maxlen=6))
+        recent.append((self.staleness[name], distance))
+        if (
+            len(recent) == recent.maxlen
+            and all(staleness > 0.5 for staleness, _ in list(recent)[1:])
+            and distance > max(0.2, 0.95 * recent[0][1])
+        ):
+            recent.clear()
+            warnings.warn(
+                f"The penalty of layer '{name}' is satisfied in a stale basis: at each "
+                "of the last five refreshes, the basis showed less than half of it, "
+                f"and the exponent, {exponent:.2f}, has come no nearer to "
+                f"alpha={alpha:g}. Refresh more often, with a smaller `every_steps`.",
+                stacklevel=2,
+            )
 
     def _backup_path(self):
         # The weights that the backup belongs to are known by their age.
@@ -258,6 +315,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):
             state[f"basis{index}"] = _to_float32(basis)
             state[f"eigenvalues{index}"] = spectrum.eigenvalues
             state[f"fit_range{index}"] = spectrum.fit_range
+            state[f"staleness{index}"] = self.staleness[layer.name]
         unfinished = path.with_suffix(".tmp")
         with open(unfinished, "wb") as file:
             np.savez(file, **state)
@@ -277,6 +335,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):
                 self.spectra[layer.name] = Spectrum(
                     state[f"eigenvalues{index}"], state[f"fit_range{index}"]
                 )
+                self.staleness[layer.name] = float(state[f"staleness{index}"])
             self._steps = int(state["steps"])
             self._last_step = int(state["last_step"])
             self._refreshes = int(state["refreshes"])

@@ -204,6 +204,10 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
                 "There is no eigenbasis yet: call `keras_powerlaw."
                 "refresh_eigenbasis(model, x_train)` first."
             )
+        return self.penalty_of_variances(tail)
+
+    def penalty_of_variances(self, tail):
+        """The value of eq. (2) for the eigenvalues λ_τ … λ_N."""
         return power_law_penalty(tail, self.alpha, self.tau, self.beta, self.log_ratio)
 
     def set_basis(self, eigenvectors):

@@ -204,29 +204,21 @@ def eigendecomposition(sigma):
     return np.maximum(ascending[::-1], 0.0), vectors[:, ::-1]
 
 
-def staleness(sigma, basis):
-    """How far a basis is from diagonalizing a covariance.
-
-    1 − Σₙ (vₙᵀ Σ vₙ)² / Σₙ ‖Σ vₙ‖²
-
-    This is the share of the squares of VᵀΣV that lie off its diagonal, in the columns
-    of the given directions: 0 for eigenvectors, and near 1 for directions that have
-    nothing to do with them.
+def variances_along(sigma, basis):
+    """Variances along fixed directions, from a covariance: the diagonal of VᵀΣV.
 
     Args:
         sigma: Array of shape `(units, units)`.
-        basis: Array of shape `(units, directions)`, orthonormal columns vₙ.
+        basis: Array of shape `(units, directions)`, one direction vₙ per column.
 
     Returns:
-        The staleness, and the variances vₙᵀ Σ vₙ, which a penalty in this basis sees.
-        Computed in float32, the precision of the penalty.
+        Array of shape `(directions,)`, float32, the precision of the penalty.
+
+    Reference:
+        Nassar et al. (2020), eq. (5).
     """
     basis = np.asarray(basis, "float32")
-    images = np.asarray(sigma, "float32") @ basis
-    variances = np.einsum("un,un->n", basis, images)
-    total = np.sum(np.square(images))
-    share = 1 - np.sum(np.square(variances)) / total if total else 0.0
-    return float(share), variances
+    return np.einsum("un,un->n", basis, np.asarray(sigma, "float32") @ basis)
 
 
 @dataclasses.dataclass(frozen=True)

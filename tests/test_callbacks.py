@@ -5,6 +5,8 @@ import csv
 import keras
 import numpy as np
 import pytest
+import reference
+import scipy.linalg
 from backend import to_numpy, within_fit
 from keras import layers, ops
 
@@ -94,6 +96,37 @@ FORMS = {
     "PyDataset": Batches,
     "batches that can be iterated again": lambda x, y: Batches(x, y, 230),
 }
+
+
+def turning_model(alpha):
+    """A linear layer whose covariance spectrum is n^(−2), in directions that turn."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 64))
+    x = np.linalg.qr(x - x.mean(axis=0))[0].astype("float32") * 20
+    regularizer = kp.SpectralActivityRegularizer(alpha, tau=1)
+    layer = layers.Dense(64, name="hidden", activity_regularizer=regularizer)
+    model = keras.Sequential([keras.Input((64,)), layer])
+
+    def turn(rotation):
+        layer.kernel.assign(rotation / np.arange(1, 65)[:, np.newaxis])
+
+    turn(np.eye(64))
+    return model, x, turn
+
+
+def stale_basis_warnings(recwarn):
+    return [w for w in recwarn.list if "stale basis" in str(w.message)]
+
+
+# Along the new directions, all variances of the old ones are equal.
+FLATTENING = scipy.linalg.hadamard(64) / 8
+
+
+def begin(callback, model):
+    """Outside of `fit()`, where on JAX a test cannot change the weights."""
+    callback.set_model(model)
+    callback.on_train_begin()
+    return callback
 
 
 class TestRefresh:
@@ -282,6 +315,51 @@ class TestCallback:
             assert history[f"{name}_exponent"][1] == refresh.spectra[name].exponent
         events = b"".join(p.read_bytes() for p in (tmp_path / "board").rglob("*tfev*"))
         assert b"epoch_hidden_exponent" in events
+
+    def test_staleness_is_the_share_of_the_penalty_that_the_old_basis_hides(self):
+        model, x, turn = turning_model(alpha=0.0)
+        callback = begin(kp.EigenbasisRefresh(x), model)
+        callback.on_epoch_begin(0)
+        assert np.isnan(callback.staleness["hidden"])
+        callback.on_epoch_begin(1)
+        assert callback.staleness["hidden"] < 1e-3  # nothing has moved
+
+        old = to_numpy(model.get_layer("hidden").activity_regularizer.basis)
+        turn(np.kron(np.eye(8), scipy.linalg.hadamard(8) / np.sqrt(8)))
+        callback.on_epoch_begin(2)
+        activity = to_numpy(model(x))
+        eigenvalues = np.linalg.eigvalsh(np.cov(activity, rowvar=False))[::-1]
+        shown = reference.penalty(reference.variances(activity, old), 0.0, 1, 1.0)
+        true = reference.penalty(eigenvalues, 0.0, 1, 1.0)
+        assert 0.1 < 1 - shown / true < 1
+        np.testing.assert_allclose(
+            callback.staleness["hidden"], 1 - shown / true, rtol=1e-4
+        )
+        logs = {}
+        callback.on_epoch_end(2, logs)
+        assert logs["hidden_staleness"] == callback.staleness["hidden"]
+
+    def test_warns_of_a_penalty_satisfied_in_a_stale_basis(self, recwarn):
+        model, x, turn = turning_model(alpha=0.0)
+        callback = begin(kp.EigenbasisRefresh(x), model)
+        for epoch in range(5):
+            turn(FLATTENING if epoch % 2 else np.eye(64))
+            callback.on_epoch_begin(epoch)
+        assert not stale_basis_warnings(recwarn)
+        turn(FLATTENING)
+        with pytest.warns(UserWarning, match="layer 'hidden' is satisfied in a stale"):
+            callback.on_epoch_begin(5)
+
+    @pytest.mark.parametrize("turns, alpha", [(False, 0.0), (True, 2.0)])
+    def test_does_not_warn_while_the_basis_is_fresh_or_alpha_near(
+        self, turns, alpha, recwarn
+    ):
+        model, x, turn = turning_model(alpha)
+        callback = begin(kp.EigenbasisRefresh(x), model)
+        for epoch in range(8):
+            turn(FLATTENING if turns and epoch % 2 else np.eye(64))
+            callback.on_epoch_begin(epoch)
+        assert not stale_basis_warnings(recwarn)
 
     def test_is_silent_when_fit_is(self, model, data, capsys):
         model.fit(*data, verbose=0, callbacks=[kp.EigenbasisRefresh(data[0])])

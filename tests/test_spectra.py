@@ -168,28 +168,15 @@ def test_eigendecomposition_sorts_and_reconstructs():
     np.testing.assert_allclose(vectors * eigenvalues @ vectors.T, sigma, atol=1e-12)
 
 
-class TestStaleness:
-    def test_is_zero_for_eigenvectors(self):
-        sigma = np.cov(np.random.default_rng(11).normal(size=(90, 30)), rowvar=False)
-        eigenvalues, vectors = spectra.eigendecomposition(sigma)
-        share, variances = spectra.staleness(sigma, vectors[:, 4:])
-        assert abs(share) < 1e-5
-        np.testing.assert_allclose(variances, eigenvalues[4:], rtol=1e-4)
-
-    def test_is_the_share_of_squares_off_the_diagonal(self):
-        rng = np.random.default_rng(12)
-        sigma = np.cov(rng.normal(size=(90, 30)), rowvar=False)
-        basis = reference.orthonormal(30, rng)
-        rotated = (basis.T @ sigma @ basis)[:, 4:]  # all rows, columns 5 to 30
-        diagonal = np.diag(basis.T @ sigma @ basis)[4:]
-        share, variances = spectra.staleness(sigma, basis[:, 4:])
-        expected = 1 - np.sum(diagonal**2) / np.sum(rotated**2)
-        np.testing.assert_allclose(share, expected, rtol=1e-4)
-        np.testing.assert_allclose(variances, diagonal, rtol=1e-4)
-
-    def test_of_activations_that_do_not_vary(self):
-        share, variances = spectra.staleness(np.zeros((3, 3)), np.eye(3))
-        assert share == 0 and not variances.any()
+def test_variances_along_a_basis():
+    rng = np.random.default_rng(12)
+    activity = rng.normal(size=(90, 30))
+    basis = reference.orthonormal(30, rng)
+    np.testing.assert_allclose(
+        spectra.variances_along(np.cov(activity, rowvar=False), basis[:, 4:]),
+        reference.variances(activity, basis)[4:],
+        rtol=1e-5,
+    )
 
 
 class TestSpectrum:
