@@ -4,7 +4,8 @@ Four rates are calibrated at one size each: a float32 product, a pass over memor
 float64 Gram matrix and an eigendecomposition. All other sizes are predicted from the
 counts in `step_work` and `refresh_work`, and printed beside what was measured. Times
 are CPU seconds of all threads together, which bear other work on the machine better
-than wall time; LAPACK gets one thread, since its threads wait by spinning.
+than wall time. LAPACK gets one thread unless OPENBLAS_NUM_THREADS says otherwise, since
+its threads wait by spinning.
 
     python benchmarks/cost.py         # calibrate, predict, measure (some minutes)
     python benchmarks/cost.py --gpus  # predict a width of 16,384 from data sheets
@@ -16,7 +17,7 @@ import time
 import tracemalloc
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import keras
 import numpy as np

@@ -200,7 +200,7 @@ def descent_table():
             for batch in (64, 500, 3000):
                 scale, ratio = descend(batch, anchor, force)
                 print(
-                    f"| {name} | {anchor} | {batch} | {scale:.2g} | {ratio:.2f} |",
+                    f"| {name} | {anchor} | {batch} | {scale:.3g} | {ratio:.3f} |",
                     flush=True,
                 )
 
