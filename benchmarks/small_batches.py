@@ -7,17 +7,24 @@ Prints the tables of "Small batches" in docs/theory.md:
     anchors  closed forms, likewise Gaussian
     descent  simulation: gradient descent on the eigenvalues themselves (a minute)
     refresh  simulation: bases from few examples (some minutes)
+    network  trains one layer of 200 units on MNIST at three batch sizes (some minutes)
 
     python benchmarks/small_batches.py
     python benchmarks/small_batches.py --tables batch anchors
 """
 
 import argparse
+import pathlib
+import sys
 
+import keras
 import numpy as np
 from scipy import optimize, special, stats
 
+import keras_powerlaw as kp
 from keras_powerlaw import Spectrum, spectra
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 
 BATCHES = (32, 64, 128, 500, 1000, 3000)
 
@@ -252,11 +259,55 @@ def refresh_table(ratios=(0.5, 1, 1.5, 2, 3, 5, 10)):
                 )
 
 
+# --- a network ------------------------------------------------------------------------
+
+
+def network_table(width=200, tau=10, images=30000):
+    """λₙ/γₙ of the spectrum over all images after training, behind τ."""
+    import example_data
+
+    (x, y), _ = example_data.load("mnist")
+    x, y = x[:images], y[:images]
+    print("| B | steps | exponent | n = 11 | 20 | 40 | 80 | 150 | 200 |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for batch, steps in ((64, 3000), (500, 3000), (3000, 1500)):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input(x.shape[1:]),
+                keras.layers.Flatten(),
+                keras.layers.Dense(width, activation="tanh"),
+                keras.layers.BatchNormalization(
+                    activity_regularizer=kp.SpectralActivityRegularizer(
+                        tau=tau, beta=5.0
+                    ),
+                    name="hidden",
+                ),
+                keras.layers.Dense(10),
+            ]
+        )
+        model.compile(
+            keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        refresh = kp.EigenbasisRefresh(x, every_steps=25, max_samples=20 * width)
+        epochs = steps * batch // images
+        model.fit(x, y, batch, epochs, verbose=0, callbacks=[refresh])
+        spectrum = kp.measure_spectrum(
+            model, x, "hidden", fit_range=(tau + 1, width), verbose=0
+        )
+        n = np.arange(1, width + 1)
+        ratios = spectrum.eigenvalues / spectrum.eigenvalues[tau - 1] * n / tau
+        shown = " | ".join(f"{ratios[k - 1]:.2f}" for k in (11, 20, 40, 80, 150, 200))
+        print(f"| {batch} | {steps} | {spectrum.exponent:.2f} | {shown} |", flush=True)
+
+
 TABLES = {
     "batch": batch_table,
     "anchors": anchors_table,
     "descent": descent_table,
     "refresh": refresh_table,
+    "network": network_table,
 }
 
 
