@@ -89,8 +89,10 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
             a batch larger than the layer's width, and no `EigenbasisRefresh`.
             Defaults to `False`.
         log_ratio: If `True`, (log λₙ/γₙ)² takes the place of the two terms in the
-            bracket. Their gradient vanishes with λₙ, so that small eigenvalues leave
-            their place slowly; its gradient does not. Defaults to `False`.
+            bracket, and the power law γ goes through λ_τ … λ_4τ on the average of
+            their logarithms. The gradient of the two terms vanishes with λₙ, so that
+            small eigenvalues leave their place slowly; its gradient does not. Defaults
+            to `False`.
 
     Raises:
         ValueError: If an argument is outside of its range, or, in a training step, if

@@ -8,14 +8,16 @@ def penalty(variances, alpha, tau, beta, log_ratio=False, kappa_from=None):
 
     `kappa_from` gives the variances that fix κ, where those are held constant.
     """
-    anchor = (variances if kappa_from is None else kappa_from)[tau - 1]
+    fixed = variances if kappa_from is None else kappa_from
     width = len(variances)
+    if log_ratio:
+        n = np.arange(tau, width + 1)
+        tail, band = variances[tau - 1 :], fixed[tau - 1 : 4 * tau]
+        log_kappa = np.mean(np.log(band * n[: len(band)] ** alpha))
+        return beta / width * np.sum((np.log(tail * n**alpha) - log_kappa) ** 2)
     total = 0.0
     for n in range(tau, width + 1):
-        ratio = variances[n - 1] / (anchor * (n / tau) ** -alpha)
-        if log_ratio:
-            total += np.log(ratio) ** 2
-            continue
+        ratio = variances[n - 1] / (fixed[tau - 1] * (n / tau) ** -alpha)
         total += (ratio - 1) ** 2
         # At n = τ the ratio is 1 by definition of κ: the kink adds nothing.
         if n > tau:
