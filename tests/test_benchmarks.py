@@ -1,7 +1,6 @@
 """The benchmarks' own mathematics, and their runners at sizes of no interest."""
 
 import importlib
-import json
 from pathlib import Path
 
 import numpy as np
