@@ -24,7 +24,7 @@ def literal_penalty(activity, basis, alpha, tau, beta, unrolled=False):
     Returns:
         A scalar.
     """
-    batch, width = ops.shape(activity)[0], activity.shape[1]
+    batch, width = ops.cast(ops.shape(activity)[0], "float32"), activity.shape[1]
     centred = activity - ops.mean(activity, axis=0)
     sigma = ops.matmul(ops.transpose(centred), centred) / (batch - 1)
     rotated = ops.matmul(ops.matmul(ops.transpose(basis), sigma), basis)

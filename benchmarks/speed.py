@@ -16,17 +16,14 @@ The network is that of section 4.1: 2,000 tanh units with batch normalization, o
     step      a training step without and with the penalty, in each of its forms
     refresh   `refresh_eigenbasis` on all images, and its bare parts
     memory    peak memory of a process that trains, one process for each form
-    spectrum  training until the layer's exponent is 1, by each of the SCHEDULES
+    spectrum  training until the layer's exponent is 1, by each of the `SCHEDULES` in
+              schedules.py
 """
 
 import argparse
-import contextlib
-import functools
-import importlib
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import time
@@ -39,121 +36,36 @@ import example_data
 import keras
 import numpy as np
 import scipy.linalg
-from literal import LiteralRegularizer
+from measuring import (
+    Clock,
+    device,
+    measured,
+    medians,
+    print_table,
+    progress,
+    ratios,
+)
+from networks import FORMS, shallow
 from robustness import status
+from schedules import SCHEDULES, measure_spectra, spectrum_table
 
 import keras_powerlaw as kp
 
-PENALTY = {"alpha": 1.0, "tau": 10, "beta": 5.0}
-
-# What computes the penalty: called with its settings.
-FORMS = {
-    "plain": lambda **settings: None,
-    "regularized": kp.SpectralActivityRegularizer,
-    "exact": functools.partial(kp.SpectralActivityRegularizer, exact=True),
-    "literal": LiteralRegularizer,
-    "literal-unrolled": functools.partial(LiteralRegularizer, unrolled=True),
-}
-# The program of the last takes minutes to compile.
+# The program of "literal-unrolled" takes long to compile.
 DEFAULT_FORMS = ("plain", "regularized", "exact", "literal")
-
 SIZES = [
     *((2000, batch) for batch in (64, 256, 500, 1500, 3000)),
     *((width, 3000) for width in (500, 1000, 4000, 8000)),
 ]
 
-# Trainings to compare: the form of the penalty and its settings, those of `fit()` and
-# Adam, and those of `EigenbasisRefresh`. With "stop", training ends once the exponent
-# is within TOLERANCE and the test accuracy at most so far below the plain network's.
-PAPER = {"batch_size": 3000, "learning_rate": 1e-3, "epochs": 30, "refresh": {}}
-SCHEDULES = {
-    "literal": {"form": "literal", "penalty": PENALTY, **PAPER},
-    "paper": {"form": "regularized", "penalty": PENALTY, **PAPER},
-    "fast": {
-        "form": "regularized",
-        "penalty": PENALTY,
-        "batch_size": 500,
-        "learning_rate": 1e-3,
-        "epochs": 10,
-        "refresh": {"every_steps": 20, "max_samples": 6000},
-    },
-}
-TOLERANCE = 0.05  # of the exponent
-# The exponent over all images is measured where that of a refresh, over what it saw of
-# them, is so close to 1.
-NEAR = 0.1
-EPSILONS = [0.05, 0.1]
-
-
-def build(form, width, penalty=PENALTY, learning_rate=1e-3):
-    """The network, compiled as in `examples/experiments.py`."""
-    model = keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(width, activation="tanh"),
-            keras.layers.BatchNormalization(
-                momentum=0.9,
-                epsilon=1e-5,
-                activity_regularizer=FORMS[form](**penalty),
-                name="hidden",
-            ),
-            keras.layers.Dense(10),
-        ]
-    )
-    model.compile(
-        keras.optimizers.Adam(learning_rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=keras.backend.backend() == "jax",
-    )
-    return model
-
 
 def with_basis(form, width, x):
     """The network, ready for a training step."""
-    model = build(form, width)
+    model = shallow(form, width)
     if form not in ("plain", "exact"):
         # Which eigenvectors they are makes no difference to the time of a step.
         kp.refresh_eigenbasis(model, x, max_samples=min(len(x), 2 * width), verbose=0)
     return model
-
-
-class Clock:
-    """Seconds and CPU seconds since it was made, but for its pauses."""
-
-    def __init__(self):
-        self._begin = self._now()
-
-    def _now(self):
-        return np.array([time.perf_counter(), time.process_time()])
-
-    def read(self):
-        """`[seconds, CPU seconds]`"""
-        return [round(float(value), 5) for value in self._now() - self._begin]
-
-    @contextlib.contextmanager
-    def paused(self):
-        begin = self._now()
-        yield
-        self._begin += self._now() - begin
-
-
-def medians(times):
-    """Cells of a table: seconds and CPU seconds."""
-    return seconds(np.median(times, axis=0))
-
-
-def ratios(times, per):
-    """Cells of a table: both clocks over those of the same turn in `per`."""
-    if not per:
-        return "–", "–"
-    turns = [np.divide(mine, its) for mine, its in zip(times, per, strict=False)]
-    return [f"{ratio:.2f}" for ratio in np.median(turns, axis=0)]
-
-
-def seconds(clock):
-    return [f"{value:.3g} s" for value in clock]
 
 
 # --- a training step -----------------------------------------------------------------
@@ -245,7 +157,7 @@ def step_table(results):
 def refresh(width, data, rounds):
     """Seconds of a refresh on all images, and of its parts without anything around."""
     (x, _), _ = data
-    model, bare = build("regularized", width), build("plain", width)
+    model, bare = shallow("regularized", width), shallow("plain", width)
     bare.set_weights(model.get_weights())
     outputs = [bare.get_layer("hidden").output, *bare.outputs]
     probe = keras.Model(bare.inputs[0], outputs)
@@ -347,238 +259,7 @@ def memory_table(results):
         )
 
 
-# --- a spectrum of 1/n ---------------------------------------------------------------
-
-
-def accuracy(model, x, y, batch_size=1000):
-    if hasattr(model, "jax_state_sync"):  # within `fit()`, JAX holds newer weights
-        model.jax_state_sync()
-    correct = 0
-    for start in range(0, len(x), batch_size):
-        logits = model(x[start : start + batch_size], training=False)
-        predicted = keras.ops.convert_to_numpy(keras.ops.argmax(logits, axis=1))
-        correct += int(np.sum(predicted == y[start : start + batch_size]))
-    return correct / len(x)
-
-
-class Watch(keras.callbacks.Callback):
-    """Measures exponent and accuracy where a refresh says 1/n, with the clock stopped.
-
-    List it behind the `EigenbasisRefresh`.
-    """
-
-    def __init__(self, refresh, data, clock, enough):
-        super().__init__()
-        self.refresh, self.data, self.clock = refresh, data, clock
-        self.enough = enough
-        self.candidates = []
-        self._steps, self._seen, self._said = 0, {}, time.monotonic()
-
-    def on_train_batch_begin(self, batch, logs=None):
-        # A refresh took place, at the epoch's begin or right before this.
-        if self.refresh.spectra is not self._seen:
-            self._seen = self.refresh.spectra
-            if abs(self._seen["hidden"].exponent - 1) <= NEAR:
-                self.measure()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._steps += 1
-
-    def on_epoch_end(self, epoch, logs=None):
-        if time.monotonic() - self._said >= 30:
-            self._said = time.monotonic()
-            exponent = self._seen["hidden"].exponent
-            progress(
-                f"  epoch {epoch + 1} of {self.params['epochs']}: "
-                f"{self.clock.read()[0]:.0f} s, exponent {exponent:.2f}"
-            )
-
-    def measure(self):
-        (x, _), test = self.data
-        epochs = self._steps / self.params["steps"]
-        with self.clock.paused():
-            found = {
-                "clock": self.clock.read(),
-                "epochs": round(epochs, 3),
-                "exponent": kp.measure_spectrum(
-                    self.model, x, "hidden", verbose=0
-                ).exponent,
-                "accuracy": accuracy(self.model, *test),
-            }
-            self.candidates.append(found)
-            progress(f"  {json.dumps(found)}")
-        if self.enough(found):
-            self.model.stop_training = True
-
-
-def train(schedule, seed, width, data, plain_accuracy):
-    """Trains by a schedule. The model, and what was seen on the way.
-
-    On the clock: building and compiling the model, and all of `fit()`, refreshes
-    included; but not looking at the exponent over all images and the test accuracy.
-
-    Args:
-        schedule: A value of `SCHEDULES`.
-        seed: Seed of weights and batches.
-        width: Units of the hidden layer.
-        data: `(x_train, y_train), (x_test, y_test)`.
-        plain_accuracy: Test accuracy of the plain network after each epoch.
-    """
-    (x, y), _ = data
-
-    def enough(found):
-        if "stop" not in schedule:
-            return False
-        epoch = max(1, int(np.ceil(found["epochs"])))
-        gap = plain_accuracy[epoch - 1] - found["accuracy"]
-        return abs(found["exponent"] - 1) <= TOLERANCE and gap <= schedule["stop"]
-
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(seed)
-    clock = Clock()
-    model = build(
-        schedule["form"], width, schedule["penalty"], schedule["learning_rate"]
-    )
-    renewal = kp.EigenbasisRefresh(x, seed=seed, verbose=0, **schedule["refresh"])
-    watch = Watch(renewal, data, clock, enough)
-    model.fit(
-        *(x, y),
-        batch_size=schedule["batch_size"],
-        epochs=schedule["epochs"],
-        callbacks=[renewal, watch],
-        verbose=0,
-    )
-    watch.measure()  # the trained network, whatever its exponent
-    return model, {"candidates": watch.candidates, "plain_accuracy": plain_accuracy}
-
-
-def train_plain(schedule, seed, width, data):
-    """Trains the same network without a penalty. The model, and its accuracies."""
-    (x, y), test = data
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(seed)
-    accuracies = []
-    clock = Clock()
-
-    def look(epoch, logs):
-        with clock.paused():
-            accuracies.append(accuracy(model, *test))
-
-    model = build("plain", width, learning_rate=schedule["learning_rate"])
-    model.fit(
-        *(x, y),
-        batch_size=schedule["batch_size"],
-        epochs=schedule["epochs"],
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=look)],
-        verbose=0,
-    )
-    trained = {
-        "clock": clock.read(),
-        "epochs": float(schedule["epochs"]),
-        "exponent": kp.measure_spectrum(model, x, "hidden", verbose=0).exponent,
-        "accuracy": accuracies[-1],
-    }
-    return model, {"candidates": [trained], "plain_accuracy": accuracies}
-
-
-def attacked(model, data, images, strong):
-    """Accuracy under attack on a choice of test images, the same for all networks."""
-    _, (x, y) = data
-    chosen = np.random.default_rng(0).permutation(len(x))
-
-    def evaluate(count, attacks):
-        report = kp.evaluate_robustness(
-            *(model, x[chosen[:count]], y[chosen[:count]], EPSILONS, attacks), verbose=0
-        )
-        return json.loads(report.to_json())
-
-    result = {"robustness": evaluate(images, ["fgsm", "pgd"])}
-    if strong:
-        result["strong"] = evaluate(strong, "strong")
-    return result
-
-
-def reached(result, points=None):
-    """The clock where the exponent was first within TOLERANCE, or None.
-
-    With `points`, where the test accuracy was at most so far below the plain network's
-    after as many epochs, begun ones included.
-    """
-    for found in result["candidates"]:
-        gap = plain_accuracy_at(result, found["epochs"]) - found["accuracy"]
-        close = abs(found["exponent"] - 1) <= TOLERANCE
-        if close and (points is None or gap <= points):
-            return found["clock"]
-    return None
-
-
-def plain_accuracy_at(result, epochs):
-    return result["plain_accuracy"][max(1, int(np.ceil(epochs))) - 1]
-
-
-def spectrum_table(results):
-    yield (
-        *("schedule", "seed", "epochs", "to the exponent", "CPU"),
-        *("and the accuracy", "CPU", "over *literal*", "CPU"),
-        *("in all", "exponent", "clean", "plain"),
-        *(f"{name} {epsilon:g}" for name in ("FGSM", "PGD") for epsilon in EPSILONS),
-        *("strong", "flags"),
-    )
-    nothing = "–", "–"
-    arrived = [reached(result, points=0.01) for result in results]
-    literal = {
-        result["settings"]["seed"]: clock
-        for result, clock in zip(results, arrived, strict=True)
-        if result["settings"]["name"] == "literal" and clock
-    }
-    for result, clock in zip(results, arrived, strict=True):
-        name, seed = (result["settings"][key] for key in ("name", "seed"))
-        first, end = reached(result), result["candidates"][-1]
-        per = literal.get(seed)
-        report = strong = from_json(result["robustness"])
-        worst = ["–"]
-        if "strong" in result:
-            strong = from_json(result["strong"])
-            worst = map(percent, strong.worst_case_accuracy)
-        yield (
-            *(name, seed, f"{end['epochs']:g}"),
-            *(seconds(first) if first else nothing),
-            *(seconds(clock) if clock else nothing),
-            *(ratios([clock], [per]) if clock and per else nothing),
-            *(seconds(end["clock"])[0], f"{end['exponent']:.3f}"),
-            percent(end["accuracy"]),
-            percent(plain_accuracy_at(result, end["epochs"])),
-            *map(percent, (*report.accuracy["fgsm"], *report.accuracy["pgd"])),
-            *(", ".join(worst), len(strong.flags)),
-        )
-
-
-def from_json(report):
-    return kp.RobustnessReport.from_json(json.dumps(report))
-
-
-def percent(fraction):
-    return f"{100 * fraction:.1f} %"
-
-
-# --- tables --------------------------------------------------------------------------
-
-
-def print_table(name, output):
-    """Prints a table of all measurements of a kind in the folder."""
-    paths = output.glob(f"{prefix(name)}-*.json")
-    results = sorted(
-        (json.loads(path.read_text()) for path in paths),
-        key=lambda result: result["finished"],
-    )
-    if not results:
-        return
-    machines = {json.dumps(result["machine"]) for result in results}
-    print(f"\n{name}, on {' and '.join(sorted(machines))}\n")
-    for index, row in enumerate(TABLES[name](results)):
-        print(f"| {' | '.join(map(str, row))} |")
-        if index == 0:
-            print("|" + "---|" * len(row))
+# --- the command line ----------------------------------------------------------------
 
 
 TABLES = {
@@ -587,53 +268,6 @@ TABLES = {
     "memory": memory_table,
     "spectrum": spectrum_table,
 }
-
-
-# --- the machine, and the command line -----------------------------------------------
-
-
-def device():
-    """`"cpu"` or `"gpu"`, and the latter's name."""
-    backend = keras.backend.backend()
-    name = None
-    if backend == "jax":
-        import jax
-
-        if jax.default_backend() != "cpu":
-            name = jax.devices()[0].device_kind
-    elif backend == "torch":
-        import torch
-
-        name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    else:
-        import tensorflow as tf
-
-        for gpu in tf.config.list_physical_devices("GPU")[:1]:
-            name = tf.config.experimental.get_device_details(gpu)["device_name"]
-    return ("cpu", None) if name is None else ("gpu", name)
-
-
-def machine():
-    info = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(":")[1].strip() for line in info if "model name" in line]
-    backend = keras.backend.backend()
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "cpu": models[0] if models else platform.machine(),
-        "gpu": device()[1],
-        "backend": f"{backend} {importlib.import_module(backend).__version__}",
-        "python": platform.python_version(),
-        **{module.__name__: module.__version__ for module in (keras, np, scipy, kp)},
-    }
-
-
-def prefix(name):
-    """How the files of a measurement are called, so far as the machine is concerned."""
-    return f"speed-{keras.backend.backend()}-{device()[0]}-{name}"
-
-
-def progress(line):
-    print(line, flush=True)
 
 
 def random_data(images):
@@ -648,27 +282,6 @@ def size(text):
     return int(width), int(batch)
 
 
-def measured(args, name, settings, run):
-    """The result of `run()`, or what a file says that it was."""
-    path = args.output / f"{prefix(name)}.json"
-    settings = json.loads(json.dumps(settings))  # as the file has them
-    if path.exists():
-        result = json.loads(path.read_text())
-        if result["settings"] != settings:
-            raise SystemExit(
-                f"{path} was made with other settings: {result['settings']}, not "
-                f"{settings}. Remove it, or choose another --output."
-            )
-        return result
-    progress(path.stem)
-    result = {"settings": settings, "machine": machine(), **run()}
-    result["finished"] = time.strftime("%Y-%m-%d %H:%M:%S")
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(result))
-    unfinished.rename(path)  # a file that is there is whole
-    return result
-
-
 def measure_steps(args, data):
     forms = "" if tuple(args.forms) == DEFAULT_FORMS else "-" + "+".join(args.forms)
     for width, batch in args.sizes:
@@ -677,7 +290,7 @@ def measure_steps(args, data):
             **{"rounds": args.rounds, "limit": args.limit},
         }
         measured(
-            args,
+            args.output,
             f"step-{width}x{batch}{forms}",
             settings,
             lambda settings=settings: step(**settings, data=data),
@@ -687,7 +300,7 @@ def measure_steps(args, data):
 def measure_refresh(args, data):
     settings = {"width": args.width, "images": len(data[0][0]), "rounds": args.rounds}
     measured(
-        args,
+        args.output,
         f"refresh-{args.width}-{settings['images']}",
         settings,
         lambda: refresh(args.width, data, args.rounds),
@@ -703,43 +316,11 @@ def measure_memory(args):
 
     for form in args.forms:
         measured(
-            args,
+            args.output,
             f"memory-{args.width}x{args.batch}-{form}",
             {"form": form, "width": args.width, "batch": args.batch},
             lambda form=form: in_a_process(form),
         )
-
-
-def measure_spectra(args, data):
-    """By turns: the first seed of each schedule, then the next."""
-    sizes = {
-        "width": args.width,
-        "images": len(data[0][0]),
-        "attacked": args.attacked,
-        "strong": args.strong,
-    }
-
-    def trained(name, schedule, seed, plain=None):
-        def run():
-            if plain is None:
-                model, result = train_plain(schedule, seed, args.width, data)
-            else:
-                accuracies = plain["plain_accuracy"]
-                model, result = train(schedule, seed, args.width, data, accuracies)
-            return {**result, **attacked(model, data, args.attacked, args.strong)}
-
-        settings = {"name": name, "schedule": schedule, "seed": seed, **sizes}
-        return measured(args, f"spectrum-{args.width}-{name}-seed{seed}", settings, run)
-
-    for seed in args.seeds:
-        for name in args.schedules:
-            schedule = SCHEDULES[name]
-            same = {
-                key: schedule[key] for key in ("batch_size", "learning_rate", "epochs")
-            }
-            label = "plain-{batch_size}-{learning_rate:g}-{epochs}".format(**same)
-            plain = trained(label, same, seed)
-            trained(name, schedule, seed, plain)
 
 
 def main(argv=None):
@@ -786,7 +367,7 @@ def main(argv=None):
     for name in args.measure:
         measurements[name]()
     for name in args.measure:
-        print_table(name, args.output)
+        print_table(name, args.output, TABLES[name])
 
 
 if __name__ == "__main__":
