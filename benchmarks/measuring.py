@@ -116,7 +116,7 @@ def machine():
     models = [line.split(":")[1].strip() for line in info if "model name" in line]
     backend = keras.backend.backend()
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": os.cpu_count(),
         "cpu": models[0] if models else platform.machine(),
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS"),
         "gpu": device()[1],
