@@ -1,5 +1,6 @@
 """Trained networks for benchmarks: trained once, then read from a cache."""
 
+import functools
 import pathlib
 import sys
 
@@ -8,6 +9,7 @@ import keras
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 
 import experiments
+from literal import LiteralRegularizer
 
 import keras_powerlaw as kp
 
@@ -58,4 +60,42 @@ def trained(name, data, cache, epochs):
     unfinished = path.with_name(f"unfinished-{path.name}")
     model.save_weights(unfinished)
     unfinished.rename(path)  # a file that is there is whole
+    return model
+
+
+# The same shallow network, with the penalty computed in several ways.
+PENALTY = {"alpha": 1.0, "tau": 10, "beta": 5.0}
+
+# What computes the penalty: called with its settings.
+FORMS = {
+    "plain": lambda **settings: None,
+    "regularized": kp.SpectralActivityRegularizer,
+    "exact": functools.partial(kp.SpectralActivityRegularizer, exact=True),
+    "literal": LiteralRegularizer,
+    "literal-unrolled": functools.partial(LiteralRegularizer, unrolled=True),
+}
+
+
+def shallow(form, width, penalty=PENALTY, learning_rate=1e-3):
+    """A network like the first two, with one of the `FORMS`; compiled, not trained."""
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(width, activation="tanh"),
+            keras.layers.BatchNormalization(
+                momentum=0.9,
+                epsilon=1e-5,
+                activity_regularizer=FORMS[form](**penalty),
+                name="hidden",
+            ),
+            keras.layers.Dense(10),
+        ]
+    )
+    model.compile(
+        keras.optimizers.Adam(learning_rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=keras.backend.backend() == "jax",
+    )
     return model

@@ -179,11 +179,15 @@ class StreamingCovariance:
             self.units = activity.shape[1]
             self._shift = activity.mean(axis=0)
             self._sum = np.zeros(self.units)
-            self._gram = np.zeros((self.units, self.units))
+            self._gram = np.zeros((self.units, self.units), order="F")
         centred = activity - self._shift
         self.count += len(centred)
         self._sum += centred.sum(axis=0)
-        self._gram += centred.T @ centred
+        # Added to the lower triangle, in place: as a product of its own, it would be
+        # mirrored, and a second matrix of that size.
+        self._gram = scipy.linalg.blas.dsyrk(
+            1.0, centred.T, beta=1.0, c=self._gram, lower=True, overwrite_c=True
+        )
 
     def mean(self):
         """The mean of everything added so far, shape `(units,)`."""
@@ -192,7 +196,8 @@ class StreamingCovariance:
     def covariance(self):
         """The sample covariance (divisor M − 1) of everything added so far."""
         mean = self._sum / self.count
-        return (self._gram - self.count * np.outer(mean, mean)) / (self.count - 1)
+        gram = self._gram + np.tril(self._gram, -1).T
+        return (gram - self.count * np.outer(mean, mean)) / (self.count - 1)
 
 
 def eigendecomposition(sigma):

@@ -1,0 +1,280 @@
+"""Trainings that end in a spectrum of 1/n, to be compared in time and robustness."""
+
+import json
+import time
+
+import keras
+import numpy as np
+from measuring import Clock, measured, progress, ratios, seconds
+from networks import PENALTY, shallow
+
+import keras_powerlaw as kp
+
+# Trainings to compare: the form of the penalty and its settings, those of `fit()` and
+# Adam, and those of `EigenbasisRefresh`. With "stop", training ends once the exponent
+# is within TOLERANCE and the test accuracy at most so far below the plain network's.
+PAPER = {"batch_size": 3000, "learning_rate": 1e-3, "epochs": 30, "refresh": {}}
+SCHEDULES = {
+    "literal": {"form": "literal", "penalty": PENALTY, **PAPER},
+    "paper": {"form": "regularized", "penalty": PENALTY, **PAPER},
+    "fast": {
+        "form": "regularized",
+        "penalty": PENALTY,
+        "batch_size": 500,
+        "learning_rate": 1e-3,
+        "epochs": 10,
+        "refresh": {"every_steps": 20, "max_samples": 6000},
+    },
+}
+TOLERANCE = 0.05  # of the exponent
+# The exponent over all images is measured where that of a refresh, over what it saw of
+# them, is so close to 1.
+NEAR = 0.1
+EPSILONS = [0.05, 0.1]
+
+
+def accuracy(model, x, y, batch_size=1000):
+    if hasattr(model, "jax_state_sync"):  # within `fit()`, JAX holds newer weights
+        model.jax_state_sync()
+    correct = 0
+    for start in range(0, len(x), batch_size):
+        logits = model(x[start : start + batch_size], training=False)
+        predicted = keras.ops.convert_to_numpy(keras.ops.argmax(logits, axis=1))
+        correct += int(np.sum(predicted == y[start : start + batch_size]))
+    return correct / len(x)
+
+
+class Watch(keras.callbacks.Callback):
+    """Measures exponent and accuracy where a refresh says 1/n, with the clock stopped.
+
+    List it behind the `EigenbasisRefresh`.
+    """
+
+    def __init__(self, refresh, data, clock, enough):
+        super().__init__()
+        self.refresh, self.data, self.clock = refresh, data, clock
+        self.enough = enough
+        self.candidates = []
+        self._steps, self._seen, self._said = 0, {}, time.monotonic()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # A refresh took place, at the epoch's begin or right before this.
+        if self.refresh.spectra is not self._seen:
+            self._seen = self.refresh.spectra
+            if abs(self._seen["hidden"].exponent - 1) <= NEAR:
+                self.measure()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._steps += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        if time.monotonic() - self._said >= 30:
+            self._said = time.monotonic()
+            exponent = self._seen["hidden"].exponent
+            progress(
+                f"  epoch {epoch + 1} of {self.params['epochs']}: "
+                f"{self.clock.read()[0]:.0f} s, exponent {exponent:.2f}"
+            )
+
+    def measure(self):
+        (x, _), test = self.data
+        epochs = self._steps / self.params["steps"]
+        with self.clock.paused():
+            found = {
+                "clock": self.clock.read(),
+                "epochs": round(epochs, 3),
+                "exponent": kp.measure_spectrum(
+                    self.model, x, "hidden", verbose=0
+                ).exponent,
+                "accuracy": accuracy(self.model, *test),
+            }
+            self.candidates.append(found)
+            progress(f"  {json.dumps(found)}")
+        if self.enough(found):
+            self.model.stop_training = True
+
+
+def start(seed):
+    """As in a new process, but that the backend is up and running."""
+    shallow("plain", 10).train_on_batch(np.zeros((2, 28, 28, 1)), np.zeros(2))
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+
+
+def train(schedule, seed, width, data, plain_accuracy):
+    """Trains by a schedule. The model, and what was seen on the way.
+
+    On the clock: building and compiling the model, and all of `fit()`, refreshes
+    included; but not looking at the exponent over all images and the test accuracy.
+
+    Args:
+        schedule: A value of `SCHEDULES`.
+        seed: Seed of weights and batches.
+        width: Units of the hidden layer.
+        data: `(x_train, y_train), (x_test, y_test)`.
+        plain_accuracy: Test accuracy of the plain network after each epoch.
+    """
+    (x, y), _ = data
+
+    def enough(found):
+        return "stop" in schedule and arrived(found, plain_accuracy, schedule["stop"])
+
+    start(seed)
+    clock = Clock()
+    model = shallow(
+        schedule["form"], width, schedule["penalty"], schedule["learning_rate"]
+    )
+    renewal = kp.EigenbasisRefresh(x, seed=seed, verbose=0, **schedule["refresh"])
+    watch = Watch(renewal, data, clock, enough)
+    model.fit(
+        *(x, y),
+        batch_size=schedule["batch_size"],
+        epochs=schedule["epochs"],
+        callbacks=[renewal, watch],
+        verbose=0,
+    )
+    watch.measure()  # the trained network, whatever its exponent
+    return model, {"candidates": watch.candidates, "plain_accuracy": plain_accuracy}
+
+
+def train_plain(schedule, seed, width, data):
+    """Trains the same network without a penalty. The model, and its accuracies."""
+    (x, y), test = data
+    start(seed)
+    accuracies = []
+    clock = Clock()
+
+    def look(epoch, logs):
+        with clock.paused():
+            accuracies.append(accuracy(model, *test))
+
+    model = shallow("plain", width, learning_rate=schedule["learning_rate"])
+    model.fit(
+        *(x, y),
+        batch_size=schedule["batch_size"],
+        epochs=schedule["epochs"],
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=look)],
+        verbose=0,
+    )
+    trained = {
+        "clock": clock.read(),
+        "epochs": float(schedule["epochs"]),
+        "exponent": kp.measure_spectrum(model, x, "hidden", verbose=0).exponent,
+        "accuracy": accuracies[-1],
+    }
+    return model, {"candidates": [trained], "plain_accuracy": accuracies}
+
+
+def attacked(model, data, images, strong):
+    """Accuracy under attack on a choice of test images, the same for all networks."""
+    _, (x, y) = data
+    chosen = np.random.default_rng(0).permutation(len(x))
+
+    def evaluate(count, attacks):
+        report = kp.evaluate_robustness(
+            *(model, x[chosen[:count]], y[chosen[:count]], EPSILONS, attacks), verbose=0
+        )
+        return json.loads(report.to_json())
+
+    result = {"robustness": evaluate(images, ["fgsm", "pgd"])}
+    if strong:
+        result["strong"] = evaluate(strong, "strong")
+    return result
+
+
+def arrived(found, plain_accuracy, below):
+    """Whether the exponent is within TOLERANCE, and the accuracy not too far below."""
+    gap = after(found["epochs"], plain_accuracy) - found["accuracy"]
+    return abs(found["exponent"] - 1) <= TOLERANCE and gap <= below
+
+
+def after(epochs, plain_accuracy):
+    """The plain network's accuracy after so many epochs, a begun one included."""
+    return plain_accuracy[max(1, int(np.ceil(epochs))) - 1]
+
+
+def time_to(result, below):
+    """The clock at the first of the candidates that `arrived`, or None."""
+    for found in result["candidates"]:
+        if arrived(found, result["plain_accuracy"], below):
+            return found["clock"]
+    return None
+
+
+def spectrum_table(results):
+    yield (
+        *("schedule", "seed", "epochs", "to the exponent", "CPU"),
+        *("and the accuracy", "CPU", "over *literal*", "CPU"),
+        *("in all", "exponent", "clean", "plain"),
+        *(f"{name} {epsilon:g}" for name in ("FGSM", "PGD") for epsilon in EPSILONS),
+        *("strong", "flags"),
+    )
+    nothing = "–", "–"
+    clocks = [time_to(result, below=0.01) for result in results]
+    literal = {
+        result["settings"]["seed"]: clock
+        for result, clock in zip(results, clocks, strict=True)
+        if result["settings"]["name"] == "literal" and clock
+    }
+    for result, clock in zip(results, clocks, strict=True):
+        name, seed = (result["settings"][key] for key in ("name", "seed"))
+        first, end = time_to(result, below=1), result["candidates"][-1]
+        per = literal.get(seed)
+        report = strong = from_json(result["robustness"])
+        worst = ["–"]
+        if "strong" in result:
+            strong = from_json(result["strong"])
+            worst = map(percent, strong.worst_case_accuracy)
+        yield (
+            *(name, seed, f"{end['epochs']:g}"),
+            *(seconds(first) if first else nothing),
+            *(seconds(clock) if clock else nothing),
+            *(ratios([clock], [per]) if clock and per else nothing),
+            *(seconds(end["clock"])[0], f"{end['exponent']:.3f}"),
+            percent(end["accuracy"]),
+            percent(after(end["epochs"], result["plain_accuracy"])),
+            *map(percent, (*report.accuracy["fgsm"], *report.accuracy["pgd"])),
+            *(", ".join(worst), len(strong.flags)),
+        )
+
+
+def from_json(report):
+    return kp.RobustnessReport.from_json(json.dumps(report))
+
+
+def percent(fraction):
+    return f"{100 * fraction:.1f} %"
+
+
+def measure_spectra(args, data):
+    """By turns: the first seed of each schedule, then the next."""
+    sizes = {
+        "width": args.width,
+        "images": len(data[0][0]),
+        "attacked": args.attacked,
+        "strong": args.strong,
+    }
+
+    def trained(name, schedule, seed, plain=None):
+        def run():
+            if plain is None:
+                model, result = train_plain(schedule, seed, args.width, data)
+            else:
+                accuracies = plain["plain_accuracy"]
+                model, result = train(schedule, seed, args.width, data, accuracies)
+            return {**result, **attacked(model, data, args.attacked, args.strong)}
+
+        settings = {"name": name, "schedule": schedule, "seed": seed, **sizes}
+        return measured(
+            args.output, f"spectrum-{args.width}-{name}-seed{seed}", settings, run
+        )
+
+    for seed in args.seeds:
+        for name in args.schedules:
+            schedule = SCHEDULES[name]
+            same = {
+                key: schedule[key] for key in ("batch_size", "learning_rate", "epochs")
+            }
+            label = "plain-{batch_size}-{learning_rate:g}-{epochs}".format(**same)
+            plain = trained(label, same, seed)
+            trained(name, schedule, seed, plain)

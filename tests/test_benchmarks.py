@@ -1,0 +1,178 @@
+"""The benchmarks' own mathematics, and their runners at sizes of no interest."""
+
+import importlib
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from backend import value_and_gradient
+
+import keras_powerlaw as kp
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_literal_penalty_is_the_package_s(benchmark, unrolled):
+    rng = np.random.default_rng(0)
+    activity = 1 + rng.normal(size=(60, 20)) * np.arange(1, 21) ** -0.7
+    basis, _ = np.linalg.qr(rng.normal(size=(20, 20)))
+    settings = {"alpha": 1.2, "tau": 4, "beta": 3.0}
+    ours = kp.SpectralActivityRegularizer(**settings)
+    literal = benchmark("literal").LiteralRegularizer(**settings, unrolled=unrolled)
+    results = []
+    for regularizer in (ours, literal):
+        regularizer.set_basis(basis)
+        results.append(value_and_gradient(regularizer.penalty, activity))
+    (value, gradient), (literal_value, literal_gradient) = results
+    assert value > 1
+    assert literal_value == pytest.approx(value, rel=1e-5)
+    scale = np.abs(gradient).max()
+    np.testing.assert_allclose(
+        literal_gradient / scale, gradient / scale, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("form", ["literal", "literal-unrolled"])
+def test_literal_penalty_trains_as_the_package_s(benchmark, digits, form):
+    """Compiled within `fit()`, the last batch smaller."""
+    (x, y), _ = digits
+    x, y = np.pad(x[:90], ((0, 0), (10, 10), (10, 10), (0, 0))), y[:90]
+    losses = []
+    for each in ("regularized", form):
+        keras.utils.set_random_seed(0)
+        model = benchmark("networks").shallow(each, 15)
+        refresh = kp.EigenbasisRefresh(x)
+        history = model.fit(
+            x, y, batch_size=40, epochs=2, callbacks=[refresh], verbose=0
+        )
+        losses.append(history.history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Arguments of `speed.py`, and a data set for it."""
+    rng = np.random.default_rng(0)
+    x, y = (
+        rng.integers(256, size=(80, 28, 28)).astype("uint8"),
+        rng.integers(10, size=80),
+    )
+    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+    return [
+        *("--data", str(tmp_path / "mnist.npz"), "--output", str(tmp_path / "output")),
+        *("--sizes", "30x20", "--width", "30", "--batch", "20", "--rounds", "2"),
+        *("--attacked", "10"),
+    ]
+
+
+def results_in(folder):
+    return {
+        path.stem.split("-", 3)[3]: json.loads(path.read_text())
+        for path in (folder / "output").glob("speed-*.json")
+    }
+
+
+def test_speed_of_steps_and_refreshes(benchmark, tiny, tmp_path, capsys):
+    speed = benchmark("speed")
+    speed.main([*tiny, "--measure", "step", "refresh"])
+    results = results_in(tmp_path)
+    times = results["step-30x20"]["times"]
+    assert list(times) == ["plain", "regularized", "exact", "literal"]
+    assert np.all(np.array(list(times.values())) > 0)
+    parts = results["refresh-30-80"]["times"]
+    assert list(parts) == ["refresh", "forward", "products", "decomposition"]
+    assert np.shape(list(parts.values())) == (4, 2, 2)  # rounds, clocks
+    printed = capsys.readouterr().out
+    assert "| 30 | 20 | literal |" in printed and "| 30 | 80 | all parts |" in printed
+
+    speed.main([*tiny, "--measure", "step"])
+    assert "turn" not in capsys.readouterr().out
+    assert results_in(tmp_path) == results
+    with pytest.raises(SystemExit, match="other settings"):
+        speed.main([*tiny, "--measure", "step", "--rounds", "3"])
+
+
+def test_forms_whose_steps_take_too_long_are_left_out(
+    benchmark, tiny, tmp_path, capsys
+):
+    arguments = [*tiny, "--measure", "step", "--forms", "plain", "exact"]
+    benchmark("speed").main([*arguments, "--limit", "0"])
+    assert (
+        "| 30 | 20 | exact | left out: the first step took" in capsys.readouterr().out
+    )
+    [result] = results_in(tmp_path).values()
+    assert not result["times"] and list(result["left_out"]) == ["plain", "exact"]
+
+
+def test_memory_of_a_process(benchmark, tiny, tmp_path, capsys):
+    benchmark("speed").main([*tiny, "--measure", "memory", "--forms", "literal"])
+    [result] = results_in(tmp_path).values()
+    assert result["peak_mib"] >= result["before_mib"] > 50
+    assert "| literal |" in capsys.readouterr().out
+
+
+def test_schedules(benchmark, tiny, tmp_path, capsys, monkeypatch):
+    schedules = benchmark("schedules")
+    for name, refresh in ("literal", {}), ("fast", {"every_steps": 3}):
+        small = {"batch_size": 20, "epochs": 2, "refresh": refresh}
+        schedule = {**schedules.SCHEDULES[name], **small}
+        monkeypatch.setitem(schedules.SCHEDULES, name, schedule)
+    monkeypatch.setattr(schedules, "NEAR", np.inf)  # measures at every refresh
+    benchmark("speed").main(
+        [*tiny, "--measure", "spectrum", "--schedules", "literal", "fast"]
+    )
+    results = results_in(tmp_path)
+    epochs = {
+        name.split("-")[2]: [found["epochs"] for found in result["candidates"]]
+        for name, result in results.items()
+    }
+    assert epochs == {
+        "plain": [2],
+        "literal": [0, 1, 2],
+        "fast": [0, 0.75, 1.5, 2],
+    }
+    literal = results["spectrum-30-literal-seed0"]
+    assert len(literal["plain_accuracy"]) == 2
+    assert literal["robustness"]["epsilons"] == [0.05, 0.1]
+    assert "| literal | 0 | 2 |" in capsys.readouterr().out
+
+
+def test_training_stops_where_exponent_and_accuracy_are_reached(
+    benchmark, tiny, tmp_path, monkeypatch
+):
+    schedules = benchmark("schedules")
+    small = {"batch_size": 20, "epochs": 3, "refresh": {}, "stop": 0.3}
+    schedule = {**schedules.SCHEDULES["fast"], **small}
+    monkeypatch.setitem(schedules.SCHEDULES, "fast", schedule)
+    monkeypatch.setattr(schedules, "NEAR", np.inf)
+    monkeypatch.setattr(schedules, "TOLERANCE", np.inf)
+    # Not before the first step, when nothing has been learnt.
+    monkeypatch.setattr(
+        schedules, "accuracy", lambda model, x, y: float(model.optimizer.iterations > 0)
+    )
+    benchmark("speed").main([*tiny, "--measure", "spectrum", "--schedules", "fast"])
+    fast = results_in(tmp_path)["spectrum-30-fast-seed0"]
+    # Keras takes one step more.
+    assert [found["epochs"] for found in fast["candidates"]] == [0, 1, 1.25]
+    assert schedules.time_to(fast, below=0.01) == fast["candidates"][1]["clock"]
+
+
+def test_clock_pauses(benchmark, monkeypatch):
+    measuring = benchmark("measuring")
+    now = iter([0, 10, 15, 22])
+    monkeypatch.setattr(
+        measuring.Clock, "_now", lambda self: np.array([next(now)] * 2, "float64")
+    )
+    clock = measuring.Clock()
+    with clock.paused():  # from 10 to 15
+        pass
+    assert clock.read() == [17, 17]
