@@ -327,6 +327,7 @@ class TestFilesAndConfigs:
             "tau": 7,
             "beta": 2.0,
             "exact": True,
+            "reduction": "flatten",
         }
 
     def test_layer_and_model_configs_round_trip(self, data):
@@ -344,6 +345,7 @@ class TestFilesAndConfigs:
                 "tau": 5,
                 "beta": 2.0,
                 "exact": False,
+                "reduction": "flatten",
             }
             assert regularizer.basis is None
 
@@ -437,7 +439,9 @@ class TestArguments:
         config = kp.SpectralActivityRegularizer(
             np.float32(1.5), np.int64(3), np.float64(2)
         ).get_config()
-        assert [type(value) for value in config.values()] == [float, int, float, bool]
+        assert [type(value) for value in config.values()] == [
+            *(float, int, float, bool, str)
+        ]
 
     @pytest.mark.parametrize("exact", [False, True], ids=["frozen", "exact"])
     def test_tau_above_the_layers_width(self, data, exact):
@@ -565,9 +569,10 @@ class TestAddSpectralRegularizer:
             new.get_layer(name).activity_regularizer.get_config()
             for name in ("first", "second")
         ]
+        shared = {"beta": 4.0, "exact": False, "reduction": "flatten"}
         assert found == [
-            {"alpha": 1.5, "tau": 3, "beta": 4.0, "exact": False},
-            {"alpha": 1.0, "tau": 2, "beta": 4.0, "exact": False},
+            {"alpha": 1.5, "tau": 3, **shared},
+            {"alpha": 1.0, "tau": 2, **shared},
         ]
 
     def test_replaces_a_spectral_regularizer(self):
