@@ -43,7 +43,7 @@ def gratings(count, size, rng):
     return images.clip(0, 1), labels
 
 
-def settle(model, x, batch_size, passes=3):
+def settle(model, x, batch_size, passes):
     """Brings the moving averages of a fresh network's batch normalization to the data.
 
     The eigenbasis is measured in inference mode, with these averages, and used in
@@ -54,7 +54,7 @@ def settle(model, x, batch_size, passes=3):
         for layer in model.layers
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
-    if not normalizations:
+    if not normalizations or not passes:
         return
     for layer in normalizations:
         layer.momentum = 0.8  # instead of 0.99: the training here is short
@@ -95,6 +95,9 @@ def main(argv=None):
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument(
+        "--settle", type=int, default=3, help="passes for batch normalization, before"
+    )
     parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--tau", type=int, default=10)
     parser.add_argument("--beta", type=float, default=1.0)
@@ -110,7 +113,7 @@ def main(argv=None):
         classes=CLASSES,
         classifier_activation=None,
     )
-    settle(plain, x, args.batch_size)
+    settle(plain, x, args.batch_size, args.settle)
     shape = plain.get_layer(args.layer).output.shape
     try:
         kp.add_spectral_regularizer(plain, args.layer)

@@ -28,7 +28,7 @@ def test_quickstart(example, tmp_path, capsys):
 
 def test_stage_of_an_application(example, capsys):
     # VGG16, since ResNet50 takes long to compile.
-    arguments = "--application VGG16 --layer block2_pool --size 32 --images 12"
+    arguments = "--application VGG16 --layer block2_pool --size 32 --images 6"
     arguments += " --epochs 1 --batch-size 6 --reduction channels"
     before, after = example("resnet").main(arguments.split())
     assert len(before.eigenvalues) == len(after.eigenvalues) == 128
@@ -46,7 +46,7 @@ def test_stage_of_a_resnet(example):
 
 def test_feature_maps(example):
     exponents = example("feature_maps").main(
-        ["--data-set", "digits", "--images", "300", "--epochs", "1"]
+        ["--data-set", "digits", "--images", "150", "--epochs", "1"]
     )
     assert list(exponents) == [None, "flatten", "channels", "mean"]
     plain, *others = exponents.values()

@@ -299,9 +299,7 @@ class TestTraining:
         """Pieces of a ResNet: convolution, normalization, sum, activation."""
 
         def block(x, filters, name):
-            skip = layers.Conv2D(filters, 1, strides=2)(x)
-            x = layers.Conv2D(filters, 3, strides=2, padding="same")(x)
-            x = layers.Activation("relu")(layers.BatchNormalization()(x))
+            skip = layers.Conv2D(filters, 1)(x)
             x = layers.Conv2D(filters, 3, padding="same")(x)
             x = layers.Add()([skip, layers.BatchNormalization()(x)])
             return layers.Activation("relu", name=name)(x)
