@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import operator
 import time
@@ -12,10 +13,16 @@ import numpy as np
 from keras import ops
 
 from keras_powerlaw.errors import invalid_value
+from keras_powerlaw.gradients import no_gradients
+from keras_powerlaw.memory import check_memory
 from keras_powerlaw.spectra import (
     Spectrum,
     StreamingCovariance,
+    channel_axis,
+    check_reduction,
+    count_units,
     eigendecomposition,
+    to_samples,
 )
 
 
@@ -24,6 +31,7 @@ def measure_spectrum(
     x,
     layer,
     *,
+    reduction="flatten",
     fit_range=None,
     max_samples=None,
     batch_size=1024,
@@ -40,8 +48,11 @@ def measure_spectrum(
         x: The data: array, nested arrays for several inputs, `tf.data.Dataset`,
             `keras.utils.PyDataset`, or another iterable of batches that can be
             iterated again. Labels, if any, are ignored.
-        layer: A layer of the model, or its name. Its output is flattened to
-            `(batch, units)`.
+        layer: A layer of the model, or its name.
+        reduction: What the units and the samples of an output with more than two
+            dimensions are: `"flatten"`, `"channels"` or `"mean"`; see
+            `SpectralActivityRegularizer`, and give what that was given. Defaults to
+            `"flatten"`.
         fit_range: `(first, last)`, 1-based and inclusive: eigenvalues that the
             exponent is fitted to. Defaults to `(11, 500)`, cut at the spectrum's end.
         max_samples: Measure on at most so many examples: a random choice of an
@@ -56,8 +67,9 @@ def measure_spectrum(
         `.fit_range`, `.dimension_90` and `.participation_ratio`.
 
     Raises:
-        ValueError: If there is no such layer, or `x` is empty, does not fit the
-            model, is not finite, or has fewer than two examples.
+        ValueError: If there is no such layer or reduction, `x` is empty, does not fit
+            the model, is not finite, or has fewer than two examples, or the layer has
+            too many units for the memory there is.
 
     Example:
 
@@ -86,6 +98,7 @@ def measure_spectrum(
         model,
         x,
         [found],
+        [reduction],
         batch_size=batch_size,
         max_samples=max_samples,
         seed=seed,
@@ -95,13 +108,22 @@ def measure_spectrum(
     return Spectrum(eigenvalues, fit_range)
 
 
-def stream_covariances(model, x, layers, *, batch_size, max_samples, seed, progress):
+def stream_covariances(
+    model, x, layers, reductions, *, batch_size, max_samples, seed, progress
+):
     """Covariances of several layers' activations from one pass over the data.
 
     Returns:
         One `StreamingCovariance` per layer. A layer that is called several times per
         forward pass contributes the activations of every call.
     """
+    known = []
+    for layer, reduction in zip(layers, reductions, strict=True):
+        check_reduction(reduction)
+        if (units := output_units(layer, reduction)) is not None:
+            known.append((layer.name, units))
+    check_memory(known)
+    converts = [functools.partial(_to_array, reduction=each) for each in reductions]
     batches, total = input_batches(x, batch_size, max_samples, seed)
     statistics = [StreamingCovariance() for _ in layers]
     examples = 0
@@ -110,8 +132,16 @@ def stream_covariances(model, x, layers, *, batch_size, max_samples, seed, progr
             _check_input_shape(model, batch)
         examples += len(keras.tree.flatten(batch)[0])
         _check_finite(batch, f"Invalid value for argument `x`: batch {index}")
-        with observe(model, layers) as observed:
+        with no_gradients(), observe(model, layers, converts) as observed:
             model(batch, training=False)
+        if index == 0:
+            check_memory(
+                [
+                    (layer.name, activities[0].shape[1])
+                    for layer, activities in zip(layers, observed, strict=True)
+                    if activities
+                ]
+            )
         for layer, activities, running in zip(
             layers, observed, statistics, strict=True
         ):
@@ -122,7 +152,9 @@ def stream_covariances(model, x, layers, *, batch_size, max_samples, seed, progr
                 )
             for activity in activities:
                 _check_finite(
-                    activity, f"Invalid activations of layer '{layer.name}' on `x`"
+                    activity,
+                    f"Invalid activations of layer '{layer.name}' on `x`",
+                    "samples",
                 )
                 if running.count and activity.shape[1] != running.units:
                     raise ValueError(
@@ -143,23 +175,26 @@ def stream_covariances(model, x, layers, *, batch_size, max_samples, seed, progr
 
 
 @contextlib.contextmanager
-def observe(model, layers, convert=None):
+def observe(model, layers, converts=None):
     """Within this context, every call of one of `layers` leaves its activations.
 
     Args:
         model: The model that will be called.
         layers: Layers in it.
-        convert: What to make of the tensor of activations. Defaults to a float64 array
-            of shape `(batch, units)`.
+        converts: One function per layer: what to make of the tensor of activations.
+            Defaults to arrays of shape `(batch, units)`.
 
     Yields:
         One list per layer, to which each call appends.
     """
-    convert = convert or _to_array
+    converts = converts or [_to_array] * len(layers)
     observed = [[] for _ in layers]
-    watched = {id(layer): seen for layer, seen in zip(layers, observed, strict=True)}
+    watched = {
+        id(layer): (seen, convert)
+        for layer, seen, convert in zip(layers, observed, converts, strict=True)
+    }
 
-    def recorder(seen):
+    def recorder(seen, convert):
         def record(activity):
             seen.append(convert(activity))
             return ops.zeros(())
@@ -176,9 +211,9 @@ def observe(model, layers, convert=None):
         if every.activity_regularizer is not None or id(every) in watched:
             attributes = vars(every)
             replaced.append((attributes, attributes.get("activity_regularizer", ())))
-            seen = watched.get(id(every))
+            watcher = watched.get(id(every))
             attributes["activity_regularizer"] = (
-                None if seen is None else recorder(seen)
+                None if watcher is None else recorder(*watcher)
             )
     try:
         yield observed
@@ -190,9 +225,35 @@ def observe(model, layers, convert=None):
                 attributes["activity_regularizer"] = original
 
 
-def _to_array(activity):
-    activity = np.asarray(ops.convert_to_numpy(activity), dtype="float64")
-    return activity.reshape(len(activity), -1)
+def _to_array(activity, reduction="flatten"):
+    if keras.backend.standardize_dtype(activity.dtype) in ("float16", "bfloat16"):
+        activity = ops.cast(activity, "float32")  # as the regularizer does
+    return np.asarray(ops.convert_to_numpy(to_samples(activity, reduction)))
+
+
+def output_units(layer, reduction):
+    """The number of units of a layer's output; None if the layer does not know it.
+
+    Raises:
+        ValueError: If the channels are not where `reduction` looks for them.
+    """
+    try:
+        shape = layer.output.shape
+    except AttributeError:  # of a subclassed model, or several outputs
+        return None
+    rank = len(shape)
+    if reduction != "flatten" and rank > 2:
+        assumed = "channels_last" if channel_axis(rank) > 1 else "channels_first"
+        if getattr(layer, "data_format", assumed) != assumed:
+            raise invalid_value(
+                "layer",
+                f"a layer with data_format='{assumed}' for reduction='{reduction}' of "
+                f"an output with {rank} dimensions "
+                "(`keras.config.set_image_data_format()` says which it is from four "
+                "dimensions on)",
+                f"'{layer.name}' with data_format='{layer.data_format}'",
+            )
+    return count_units(shape, reduction)
 
 
 def flatten_layers(model):
@@ -358,12 +419,12 @@ def _fits(shape, wanted):
     )
 
 
-def _check_finite(nested, what):
+def _check_finite(nested, what, rows="examples"):
     for leaf in keras.tree.flatten(nested):
         array = np.asarray(ops.convert_to_numpy(leaf))
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(
                 f"{what}. Expected finite numbers. Received: NaN or infinity in "
                 f"{np.sum(~np.isfinite(array).reshape(len(array), -1).all(axis=1))} of "
-                f"{len(array)} examples"
+                f"{len(array)} {rows}"
             )

@@ -52,8 +52,8 @@ def refresh_eigenbasis(
         ValueError: If no layer is regularized, two share one regularizer, τ exceeds a
             layer's width or the number of directions its activations vary in, `x` is
             empty, does not fit the model, is not finite, or has fewer than two
-            examples, or the model has other activity regularizers under
-            `tf.distribute`.
+            examples, the layers have too many units for the memory there is, or the
+            model has other activity regularizers under `tf.distribute`.
 
     Example:
 
@@ -104,6 +104,7 @@ def _refresh(model, x, *, max_samples, batch_size, seed, verbose):
         model,
         x,
         layers,
+        [layer.activity_regularizer.reduction for layer in layers],
         batch_size=batch_size,
         max_samples=max_samples,
         seed=seed,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 
 
@@ -44,3 +46,12 @@ def vjp(function, x):
         tape.watch(x)
         output = function(x)
     return output, lambda cotangent: tape.gradient(output, x, cotangent)
+
+
+def no_gradients():
+    """A context without gradients: PyTorch keeps what a backward pass needs."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()

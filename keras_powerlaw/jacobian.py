@@ -11,7 +11,7 @@ from keras_powerlaw.activity import observe
 from keras_powerlaw.errors import invalid_value
 from keras_powerlaw.gradients import vjp
 from keras_powerlaw.regularizers import _checked_number, _is_functional
-from keras_powerlaw.spectra import flatten
+from keras_powerlaw.spectra import to_samples
 
 
 def loss_gradient_penalty(loss, x):
@@ -273,7 +273,7 @@ class JacobianRegularizedModel(keras.Model):
                     "The Jacobian penalty needs a loss that returns one value per "
                     f"example. Received: loss={losses[0]}, which returns a scalar"
                 )
-            return ops.mean(flatten(values), axis=1)
+            return ops.mean(to_samples(values), axis=1)
 
         return per_example
 
@@ -287,4 +287,4 @@ class JacobianRegularizedModel(keras.Model):
 
 def _squared_norms(gradients):
     """`(batch, …)` to `(batch,)`, in float32: squares do not fit a half."""
-    return ops.sum(ops.square(flatten(ops.cast(gradients, "float32"))), axis=1)
+    return ops.sum(ops.square(to_samples(ops.cast(gradients, "float32"))), axis=1)

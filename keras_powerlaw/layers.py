@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.spectra import count_examples, covariance, flatten
+from keras_powerlaw.spectra import count_examples, covariance, to_samples
 
 
 @keras.saving.register_keras_serializable(package="keras_powerlaw")
@@ -100,7 +100,7 @@ class WhiteningLayer(keras.layers.Layer):
         self.updates = statistic("updates", (), "zeros")
 
     def call(self, inputs, training=False):
-        activity = flatten(ops.cast(inputs, "float32"))
+        activity = to_samples(ops.cast(inputs, "float32"))
         if training or self.use_batch_statistics:
             mean, sigma = covariance(activity)
         else:

@@ -16,13 +16,15 @@ import numpy as np
 from keras import ops
 from keras.src.backend import get_stateless_scope  # nothing public tells the scope
 
-from keras_powerlaw.activity import find_layer, flatten_layers
+from keras_powerlaw.activity import find_layer, flatten_layers, output_units
 from keras_powerlaw.errors import invalid_value
+from keras_powerlaw.memory import check_memory
 from keras_powerlaw.spectra import (
+    check_reduction,
     exact_variances,
-    flatten,
     power_law_penalty,
     projected_variances,
+    to_samples,
 )
 
 # The ways into Keras that have no public name: without them, the penalty would silently
@@ -66,8 +68,22 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
     γₙ = λ_τ (n/τ)^(−α)
 
     where λ₁ ≥ … ≥ λ_N are the eigenvalues of the covariance of the layer's N units over
-    the batch, and λ_τ within γₙ is a constant for the gradient. Activations with more
-    than two dimensions are flattened to `(batch, N)`.
+    the batch, and λ_τ within γₙ is a constant for the gradient.
+
+    What the units of activations with more than two dimensions are, and what the
+    samples that the covariance is taken over, is the `reduction`. For activations of
+    shape `(batch, height, width, channels)`:
+
+    - `"flatten"`: `height · width · channels` units, `batch` samples (paper, 4.2).
+    - `"channels"`: `channels` units, `batch · height · width` samples: every position
+      of every example is one.
+    - `"mean"`: `channels` units, `batch` samples: the means over the positions.
+
+    The channels are the last axis, or axis 1 where `keras.config.image_data_format()`
+    is `"channels_first"`. The same holds for 3-D convolutions; of sequences, `(batch,
+    time, features)`, the features are always the last axis, every time step is a
+    position, and masks are not looked at. On activations of shape `(batch, units)` all
+    three are the same.
 
     By default the eigenvalues are estimated as the variances along fixed directions,
     the eigenvectors over the training set (eq. (5)). Those are *derived state*, renewed
@@ -77,22 +93,24 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
 
     Give it to any layer as `activity_regularizer`, a new object to each. The penalty
     is eq. (2) whatever the batch size: it enters `model.losses` as one term of its own,
-    and calling the regularizer returns zero. A batch of one example, having no
+    and calling the regularizer returns zero. A batch of one sample, having no
     covariance, is not penalized.
 
     Args:
         alpha: Exponent α of the target, at least 0. Defaults to 1.
         tau: 1-based index of the first eigenvalue of the power law, at least 1 and at
-            most the layer's width. Defaults to 10.
+            most the number of units. Defaults to 10.
         beta: Strength β, at least 0. Defaults to 1.
         exact: If `True`, decompose the covariance of every batch instead: slow, needs
-            a batch larger than the layer's width, and no `EigenbasisRefresh`.
+            a batch of more samples than units, and no `EigenbasisRefresh`.
             Defaults to `False`.
         log_ratio: If `True`, (log λₙ/γₙ)² takes the place of the two terms in the
             bracket, and the power law γ goes through λ_τ … λ_4τ on the average of
             their logarithms. The gradient of the two terms vanishes with λₙ, so that
             small eigenvalues leave their place slowly; its gradient does not. Defaults
             to `False`.
+        reduction: `"flatten"`, `"channels"` or `"mean"`, as above. Defaults to
+            `"flatten"`.
 
     Raises:
         ValueError: If an argument is outside of its range, or, in a training step, if
@@ -128,13 +146,24 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
         and (5).
     """
 
-    def __init__(self, alpha=1.0, tau=10, beta=1.0, *, exact=False, log_ratio=False):
+    def __init__(
+        self,
+        alpha=1.0,
+        tau=10,
+        beta=1.0,
+        *,
+        exact=False,
+        log_ratio=False,
+        reduction="flatten",
+    ):
         super().__init__(dtype="float32")
         self.alpha = _checked_number("alpha", alpha)
         self.tau = _checked_tau(tau)
         self.beta = _checked_number("beta", beta)
         self.exact = _checked_boolean("exact", exact)
         self.log_ratio = _checked_boolean("log_ratio", log_ratio)
+        check_reduction(reduction)
+        self.reduction = reduction
         self.basis = None
         self._calls_of_scopes = weakref.WeakKeyDictionary()
         self._calls_of_thread = threading.local()
@@ -195,7 +224,7 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
         Returns:
             A scalar, float32.
         """
-        activity = flatten(ops.cast(activity, "float32"))
+        activity = to_samples(ops.cast(activity, "float32"), self.reduction)
         self.check_width(activity.shape[1])
         if self.exact:
             tail = exact_variances(activity)[self.tau - 1 :]
@@ -243,7 +272,8 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
         if self.tau > units:
             raise invalid_value(
                 "tau",
-                f"at most the width of the regularized layer, {units} units",
+                f"at most the width of the regularized layer, {units} units (with "
+                f"reduction='{self.reduction}')",
                 self.tau,
             )
 
@@ -267,6 +297,7 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
             "beta": self.beta,
             "exact": self.exact,
             "log_ratio": self.log_ratio,
+            "reduction": self.reduction,
         }
 
     @classmethod
@@ -326,7 +357,15 @@ def regularized_layers(model):
 
 
 def add_spectral_regularizer(
-    model, layers, alpha=1.0, tau=10, beta=1.0, *, exact=False, log_ratio=False
+    model,
+    layers,
+    alpha=1.0,
+    tau=10,
+    beta=1.0,
+    *,
+    exact=False,
+    log_ratio=False,
+    reduction="flatten",
 ):
     """Gives layers of an existing model a `SpectralActivityRegularizer`.
 
@@ -339,6 +378,7 @@ def add_spectral_regularizer(
         beta: Strength β; likewise.
         exact: See `SpectralActivityRegularizer`.
         log_ratio: See `SpectralActivityRegularizer`.
+        reduction: Likewise, the same for all layers.
 
     Returns:
         A new model with the same weights, whose predictions are equal bit by bit. If
@@ -346,8 +386,9 @@ def add_spectral_regularizer(
         of the optimizer.
 
     Raises:
-        ValueError: If the model is subclassed, a layer does not exist or has another
-            activity regularizer, or a list has not one entry per layer.
+        ValueError: If the model is subclassed, a layer does not exist, has another
+            activity regularizer, or has fewer than τ units or too many for the memory
+            there is, or a list has not one entry per layer.
 
     Example:
 
@@ -386,7 +427,10 @@ def add_spectral_regularizer(
         raise invalid_value("layers", "at least one layer", layers)
     targets = [find_layer(model, layer) for layer in layers]
     settings = [
-        {"alpha": a, "tau": t, "beta": b, "exact": exact, "log_ratio": log_ratio}
+        {
+            **{"alpha": a, "tau": t, "beta": b},
+            **{"exact": exact, "log_ratio": log_ratio, "reduction": reduction},
+        }
         for a, t, b in zip(
             _one_per_layer("alpha", alpha, targets),
             _one_per_layer("tau", tau, targets),
@@ -394,7 +438,7 @@ def add_spectral_regularizer(
             strict=True,
         )
     ]
-    regularizers = {}
+    regularizers, widths = {}, []
     for layer, setting in zip(targets, settings, strict=True):
         present = layer.activity_regularizer
         if present is not None and not isinstance(present, SpectralActivityRegularizer):
@@ -404,9 +448,12 @@ def add_spectral_regularizer(
                 f"'{layer.name}', which has {present}",
             )
         regularizer = SpectralActivityRegularizer(**setting)
-        if layer.built:
-            regularizer.check_width(math.prod(layer.output.shape[1:]))
+        units = output_units(layer, reduction)
+        if units is not None:
+            regularizer.check_width(units)
+            widths.append((layer.name, units))
         regularizers[id(layer)] = keras.regularizers.serialize(regularizer)
+    check_memory(widths)
 
     def clone(layer):
         config = layer.get_config()

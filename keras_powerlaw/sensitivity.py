@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from keras_powerlaw.activity import (
 )
 from keras_powerlaw.errors import invalid_value
 from keras_powerlaw.gradients import vjp
-from keras_powerlaw.spectra import Spectrum, eigendecomposition, flatten
+from keras_powerlaw.spectra import Spectrum, eigendecomposition, to_samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,7 @@ def sensitivity_maps(
     layer: Any,
     components: Sequence[int] = (1, 2, 5, 10, 50, 100),
     *,
+    reduction: Literal["flatten", "channels", "mean"] = "flatten",
     images: int = 10,
     batch_size: int = 1024,
     verbose: Literal["auto", 0, 1] = "auto",
@@ -69,11 +71,14 @@ def sensitivity_maps(
         x: The data: array, `tf.data.Dataset`, `keras.utils.PyDataset`, or another
             iterable of batches that can be iterated again, each time in the same
             order. Labels, if any, are ignored.
-        layer: A layer of the model, or its name. Its output is flattened to
-            `(batch, units)`.
+        layer: A layer of the model, or its name.
         components: The indices n, 1-based, different, and at most the number of
             eigenvalues that are not numerically zero. Defaults to
             `(1, 2, 5, 10, 50, 100)`.
+        reduction: What the units and the samples of an output with more than two
+            dimensions are: `"flatten"`, `"channels"` or `"mean"`; see
+            `SpectralActivityRegularizer`. M above is the number of samples. Defaults to
+            `"flatten"`.
         images: Keep the maps of the first so many images, at least 0. Defaults to 10.
         batch_size: Examples per pass, for arrays. Defaults to 1024.
         verbose: `"auto"` shows progress when the measurement is slow, 0 never,
@@ -85,9 +90,10 @@ def sensitivity_maps(
         where they nearly do the maps of the two mix.
 
     Raises:
-        ValueError: If there is no such layer or component, the model has several
-            inputs, or `x` is empty, does not fit the model, is not finite, or has
-            fewer than two examples.
+        ValueError: If there is no such layer, component or reduction, the model has
+            several inputs, `x` is empty, does not fit the model, is not finite, or has
+            fewer than two examples, or the layer has too many units for the memory
+            there is.
 
     Example:
 
@@ -122,6 +128,7 @@ def sensitivity_maps(
         model,
         x,
         [found],
+        [reduction],
         batch_size=batch_size,
         max_samples=None,
         seed=0,
@@ -143,7 +150,7 @@ def sensitivity_maps(
     progress = Progress("Sensitivity, gradients", verbose)
     batches, count = input_batches(x, batch_size, None, 0)
     for index, batch in enumerate(batches):
-        activity, product = _activity_and_product(model, found, batch)
+        activity, product = _activity_and_product(model, found, reduction, batch)
         deviations = ops.convert_to_numpy(activity).astype("float64") - mean
         gradients = []
         for direction in directions.T:
@@ -164,14 +171,15 @@ def sensitivity_maps(
     )
 
 
-def _activity_and_product(model, layer, batch):
-    """A layer's activations, `(batch, units)`, and how they depend on the input."""
+def _activity_and_product(model, layer, reduction, batch):
+    """A layer's activations, `(samples, units)`, and how they depend on the input."""
     leaves = keras.tree.flatten(batch)
     if len(leaves) != 1:
         raise invalid_value("model", "a model with one input", f"{len(leaves)} inputs")
 
     def activities(inputs):
-        with observe(model, [layer], convert=flatten) as [observed]:
+        convert = functools.partial(to_samples, reduction=reduction)
+        with observe(model, [layer], [convert]) as [observed]:
             model(inputs, training=False)
         # A layer that is called several times contributes every call.
         return ops.cast(ops.concatenate(observed, axis=0), "float32")

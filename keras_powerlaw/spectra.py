@@ -11,6 +11,7 @@ import dataclasses
 import math
 from functools import cached_property
 
+import keras
 import numpy as np
 import scipy.linalg
 import scipy.stats
@@ -148,9 +149,62 @@ def power_law_penalty(tail, alpha=1.0, tau=10, beta=1.0, log_ratio=False):
     return ops.where(has_target, total * (beta / width), 0)
 
 
-def flatten(activity):
-    """`(batch, …)` to `(batch, units)`: height, width and channels together."""
-    return ops.reshape(activity, (-1, math.prod(activity.shape[1:])))
+REDUCTIONS = ("flatten", "channels", "mean")
+
+
+def to_samples(activity, reduction="flatten"):
+    """Activations as samples of units.
+
+    Args:
+        activity: Tensor of shape `(batch, …)`, with P positions of C channels each if
+            it has more than two dimensions; see `channel_axis()`.
+        reduction: `"flatten"`: every channel at every position is a unit.
+            `"channels"`: the channels are the units, and every position of every
+            example is a sample. `"mean"`: the channels are the units, and an example's
+            mean over its positions is a sample.
+
+    Returns:
+        Tensor of shape `(batch, P · C)`, `(batch · P, C)` or `(batch, C)`.
+    """
+    units = count_units(activity.shape, reduction)
+    if units is None:
+        raise invalid_value(
+            "activity",
+            f"a number of units that is known (with reduction='{reduction}')",
+            f"an activity of shape {tuple(activity.shape)}",
+        )
+    if reduction != "flatten" and len(activity.shape) > 2:
+        channels = channel_axis(len(activity.shape))
+        if reduction == "mean":
+            positions = set(range(1, len(activity.shape))) - {channels}
+            return ops.mean(activity, axis=tuple(sorted(positions)))
+        activity = ops.moveaxis(activity, channels, -1)
+    return ops.reshape(activity, (-1, units))
+
+
+def count_units(shape, reduction="flatten"):
+    """The number of units of activations of some shape; None if it is not fixed."""
+    if reduction == "flatten" or len(shape) < 2:
+        return None if None in shape[1:] else math.prod(shape[1:])
+    return shape[channel_axis(len(shape))]
+
+
+def channel_axis(rank):
+    """Where the channels of an activity with `rank` dimensions are.
+
+    The last axis; of images, volumes and anything else with more than three dimensions
+    it is axis 1 where `keras.config.image_data_format()` is `"channels_first"`.
+    """
+    first = rank > 3 and keras.config.image_data_format() == "channels_first"
+    return 1 if first else rank - 1
+
+
+def check_reduction(reduction):
+    """Raises a `ValueError` if there is no such reduction."""
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        raise invalid_value(
+            "reduction", "'flatten', 'channels' or 'mean'", repr(reduction)
+        )
 
 
 def count_examples(activity):
@@ -174,20 +228,22 @@ class StreamingCovariance:
 
     def update(self, activity):
         """Adds a batch, an array of shape `(batch, units)`."""
-        activity = np.asarray(activity, dtype="float64")
         if self.count == 0:
             self.units = activity.shape[1]
-            self._shift = activity.mean(axis=0)
+            self._shift = activity.mean(axis=0, dtype="float64")
             self._sum = np.zeros(self.units)
             self._gram = np.zeros((self.units, self.units), order="F")
-        centred = activity - self._shift
-        self.count += len(centred)
-        self._sum += centred.sum(axis=0)
-        # Added to the lower triangle, in place: as a product of its own, it would be
-        # mirrored, and a second matrix of that size.
-        self._gram = scipy.linalg.blas.dsyrk(
-            1.0, centred.T, beta=1.0, c=self._gram, lower=True, overwrite_c=True
-        )
+        # In pieces: in float64, a batch of feature maps is large.
+        rows = max(1024, 2**22 // self.units)
+        for start in range(0, len(activity), rows):
+            centred = activity[start : start + rows] - self._shift
+            self._sum += centred.sum(axis=0)
+            # Added to the lower triangle, in place: as a product of its own, it would
+            # be mirrored, and a second matrix of that size.
+            self._gram = scipy.linalg.blas.dsyrk(
+                1.0, centred.T, beta=1.0, c=self._gram, lower=True, overwrite_c=True
+            )
+        self.count += len(activity)
 
     def mean(self):
         """The mean of everything added so far, shape `(units,)`."""

@@ -154,6 +154,39 @@ class TestTwoDevices:
         np.testing.assert_allclose(measured[0][0], measured[1][0], rtol=1e-5)
         assert measured[0][1] == measured[1][1]
 
+    @pytest.mark.parametrize("reduction", ["channels", "mean"])
+    def test_feature_maps_agree_with_one_device(self, strategy, data, reduction):
+        x = np.random.default_rng(1).normal(size=(92, 6, 6, 1)).astype("float32")
+        found = []
+        for scope in (contextlib.nullcontext, strategy):
+            with scope():
+                keras.utils.set_random_seed(0)
+                model = keras.Sequential(
+                    [
+                        keras.Input((6, 6, 1)),
+                        layers.Conv2D(8, 3, activation="tanh", name="map"),
+                        layers.Flatten(),
+                        layers.Dense(4),
+                    ]
+                )
+                model = kp.add_spectral_regularizer(
+                    model, "map", tau=2, beta=2.0, reduction=reduction
+                )
+                loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+                model.compile(keras.optimizers.SGD(0.1), loss)
+                history = model.fit(
+                    x,
+                    data[1][:92],
+                    batch_size=46,
+                    epochs=2,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=[kp.EigenbasisRefresh(x)],
+                ).history
+                found.append((history["loss"], *model.get_weights()))
+        for expected, value in zip(*found, strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-5)
+
     @only("tensorflow", why="the replicas of tf.distribute wait for each other")
     def test_other_activity_regularizers_are_refused(self, strategy, data):
         with strategy():

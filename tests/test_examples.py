@@ -26,6 +26,34 @@ def test_quickstart(example, tmp_path, capsys):
         assert (tmp_path / name).stat().st_size > 10_000
 
 
+def test_stage_of_an_application(example, capsys):
+    # VGG16, since ResNet50 takes long to compile.
+    arguments = "--application VGG16 --layer block2_pool --size 32 --images 6"
+    arguments += " --epochs 1 --batch-size 6 --reduction channels"
+    before, after = example("resnet").main(arguments.split())
+    assert len(before.eigenvalues) == len(after.eigenvalues) == 128
+    assert not np.array_equal(before.eigenvalues, after.eigenvalues)
+    printed = capsys.readouterr().out
+    assert "epoch 1: loss" in printed and "peak of the memory" in printed
+
+
+@pytest.mark.slow
+def test_stage_of_a_resnet(example):
+    arguments = "--size 32 --images 8 --batch-size 4 --epochs 1 --reduction mean"
+    before, after = example("resnet").main(arguments.split())
+    assert len(before.eigenvalues) == len(after.eigenvalues) == 256
+
+
+def test_feature_maps(example):
+    exponents = example("feature_maps").main(
+        ["--data-set", "digits", "--images", "150", "--epochs", "1"]
+    )
+    assert list(exponents) == [None, "flatten", "channels", "mean"]
+    plain, *others = exponents.values()
+    for row in others:  # trained, each its own way
+        assert all(np.isfinite(list(row.values()))) and row != plain
+
+
 @pytest.fixture
 def tiny(tmp_path):
     return [

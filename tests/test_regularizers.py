@@ -374,6 +374,7 @@ class TestFilesAndConfigs:
             "beta": 2.0,
             "exact": True,
             "log_ratio": False,
+            "reduction": "flatten",
         }
 
     def test_layer_and_model_configs_round_trip(self, data):
@@ -392,6 +393,7 @@ class TestFilesAndConfigs:
                 "beta": 2.0,
                 "exact": False,
                 "log_ratio": False,
+                "reduction": "flatten",
             }
             assert regularizer.basis is None
 
@@ -487,11 +489,7 @@ class TestArguments:
             np.float32(1.5), np.int64(3), np.float64(2)
         ).get_config()
         assert [type(value) for value in config.values()] == [
-            float,
-            int,
-            float,
-            bool,
-            bool,
+            *(float, int, float, bool, bool, str)
         ]
 
     @pytest.mark.parametrize("exact", [False, True], ids=["frozen", "exact"])
@@ -625,9 +623,13 @@ class TestAddSpectralRegularizer:
             new.get_layer(name).activity_regularizer.get_config()
             for name in ("first", "second")
         ]
+        shared = {
+            **{"beta": 4.0, "exact": False},
+            **{"log_ratio": True, "reduction": "flatten"},
+        }
         assert found == [
-            {"alpha": 1.5, "tau": 3, "beta": 4.0, "exact": False, "log_ratio": True},
-            {"alpha": 1.0, "tau": 2, "beta": 4.0, "exact": False, "log_ratio": True},
+            {"alpha": 1.5, "tau": 3, **shared},
+            {"alpha": 1.0, "tau": 2, **shared},
         ]
 
     def test_replaces_a_spectral_regularizer(self):

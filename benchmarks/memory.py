@@ -1,0 +1,59 @@
+"""The estimate of a refresh's memory, beside what it takes. On Linux only.
+
+python benchmarks/memory.py 2000
+python benchmarks/memory.py 2000 1000 2000 500   # four layers together
+"""
+
+import argparse
+import gc
+import pathlib
+import re
+
+import keras
+import numpy as np
+
+import keras_powerlaw as kp
+from keras_powerlaw.memory import needed_bytes
+
+SELF = pathlib.Path("/proc/self")
+
+
+def resident(key):
+    return 1024 * int(re.search(rf"{key}:\s+(\d+)", (SELF / "status").read_text())[1])
+
+
+def layers_of(units):
+    model = keras.Sequential([keras.Input((20,))])
+    for count in units:
+        regularizer = kp.SpectralActivityRegularizer(tau=2)
+        model.add(
+            keras.layers.Dense(
+                count, activation="tanh", activity_regularizer=regularizer
+            )
+        )
+    return model
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("units", type=int, nargs="+", help="of each layer")
+    parser.add_argument("--again", action="store_true", help="the second refresh")
+    args = parser.parse_args(argv)
+    x = np.random.default_rng(0).normal(size=(512, 20)).astype("float32")
+    kp.refresh_eigenbasis(layers_of([64]), x)  # loads what is loaded on first use
+    model = layers_of(args.units)
+    if args.again:
+        kp.refresh_eigenbasis(model, x, batch_size=128)
+    gc.collect()
+    (SELF / "clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    kp.refresh_eigenbasis(model, x, batch_size=128)
+    taken, estimate = resident("VmHWM") - before, needed_bytes(args.units)
+    print(
+        f"{keras.backend.backend()}, {args.units} units: {taken / 2**20:.0f} MiB, "
+        f"estimated {estimate / 2**20:.0f} MiB ({estimate / taken:.2f} of it)"
+    )
+
+
+if __name__ == "__main__":
+    main()
