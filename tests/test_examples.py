@@ -39,7 +39,9 @@ def test_stage_of_an_application(example, capsys):
 
 @pytest.mark.slow
 def test_stage_of_a_resnet(example):
-    arguments = "--size 32 --images 8 --batch-size 4 --epochs 1 --reduction mean"
+    arguments = (
+        "--size 32 --images 8 --batch-size 4 --epochs 1 --reduction mean --tau 2"
+    )
     before, after = example("resnet").main(arguments.split())
     assert len(before.eigenvalues) == len(after.eigenvalues) == 256
 
