@@ -27,7 +27,7 @@ CONDITIONS = {
     "last": "SpecReg, last layer",
     "whitened-last": "Whitened, SpecReg, last layer",
     "all": "SpecReg, all layers",
-    "tapered": "SpecReg, all layers, α falling to 1",
+    "tapered": "SpecReg, all layers, falling α",
     "jacobian": "Jacobian, eq. (11)",
     "output-jacobian": "Jacobian of the outputs",
 }

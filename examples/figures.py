@@ -196,7 +196,7 @@ def _draw_spectra(results, layer, ax):
         if curve.get_label().startswith("Whitened"):
             curve.set_linestyle("--")
             star.set(marker="D", markersize=7)
-    ax.legend(fontsize="x-small")
+    ax.legend(fontsize=6, loc="lower left")
 
 
 def _draw_robustness(results, attack, ax):
