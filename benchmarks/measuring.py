@@ -6,11 +6,16 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import time
 
 import keras
 import numpy as np
 import scipy
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+
+import experiments
 
 import keras_powerlaw as kp
 
@@ -56,20 +61,12 @@ def measured(output, name, settings, run):
     """The result of `run()`, or what a file says that it was."""
     path = output / f"{prefix(name)}.json"
     settings = json.loads(json.dumps(settings))  # as the file has them
-    if path.exists():
-        result = json.loads(path.read_text())
-        if result["settings"] != settings:
-            raise SystemExit(
-                f"{path} was made with other settings: {result['settings']}, not "
-                f"{settings}. Remove it, or choose another --output."
-            )
-        return result
-    progress(path.stem)
-    result = {"settings": settings, "machine": machine(), **run()}
-    result["finished"] = time.strftime("%Y-%m-%d %H:%M:%S")
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(result))
-    unfinished.rename(path)  # a file that is there is whole
+    result = experiments.load_result(path, settings)
+    if result is None:
+        progress(path.stem)
+        result = {"settings": settings, "machine": machine(), **run()}
+        result["finished"] = time.strftime("%Y-%m-%d %H:%M:%S")
+        experiments.save_result(path, result)
     return result
 
 

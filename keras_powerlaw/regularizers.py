@@ -426,11 +426,9 @@ def add_spectral_regularizer(
     if not layers:
         raise invalid_value("layers", "at least one layer", layers)
     targets = [find_layer(model, layer) for layer in layers]
+    shared = {"exact": exact, "log_ratio": log_ratio, "reduction": reduction}
     settings = [
-        {
-            **{"alpha": a, "tau": t, "beta": b},
-            **{"exact": exact, "log_ratio": log_ratio, "reduction": reduction},
-        }
+        {"alpha": a, "tau": t, "beta": b, **shared}
         for a, t, b in zip(
             _one_per_layer("alpha", alpha, targets),
             _one_per_layer("tau", tau, targets),
