@@ -48,12 +48,13 @@ def trained(name, data, cache, epochs):
     if path.exists():
         model.load_weights(path)
         return model
+    refresh = kp.EigenbasisRefresh(x, every_epochs=1, max_samples=None)
     model.fit(
         x,
         y,
         batch_size=500 if name == "cnn" else 3000,
         epochs=epochs,
-        callbacks=[kp.EigenbasisRefresh(x)] if name == "regularized" else [],
+        callbacks=[refresh] if name == "regularized" else [],
         verbose=0,
     )
     cache.mkdir(parents=True, exist_ok=True)

@@ -11,21 +11,40 @@ from networks import PENALTY, shallow
 import keras_powerlaw as kp
 
 # Trainings to compare: the form of the penalty and its settings, those of `fit()` and
-# Adam, and those of `EigenbasisRefresh`. With "stop", training ends once the exponent
-# is within TOLERANCE and the test accuracy at most so far below the plain network's.
-PAPER = {"batch_size": 3000, "learning_rate": 1e-3, "epochs": 30, "refresh": {}}
+# Adam, and those of `EigenbasisRefresh`. With "decay", the learning rate falls to zero
+# along a cosine. With "stop", training ends once the exponent is within TOLERANCE and
+# the test accuracy at most so far below the plain network's.
+PAPER = {
+    **{"batch_size": 3000, "learning_rate": 1e-3, "epochs": 30},
+    "refresh": {"every_epochs": 1, "max_samples": None},
+}
+LOG_RATIO = {**PENALTY, "beta": 1.0, "log_ratio": True}
+
+
+def fast(batch_size, epochs, learning_rate=7e-3, penalty=LOG_RATIO):
+    return {
+        **{"form": "regularized", "penalty": penalty, "batch_size": batch_size},
+        **{"learning_rate": learning_rate, "decay": True, "epochs": epochs},
+        "refresh": {},
+    }
+
+
 SCHEDULES = {
     "literal": {"form": "literal", "penalty": PENALTY, **PAPER},
     "paper": {"form": "regularized", "penalty": PENALTY, **PAPER},
-    "fast": {
-        "form": "regularized",
-        "penalty": PENALTY,
-        "batch_size": 500,
-        "learning_rate": 1e-3,
-        "epochs": 10,
-        "refresh": {"every_steps": 20, "max_samples": 6000},
-    },
+    "fast": fast(500, 3),
+    "fast-eq2": fast(500, 5, 3e-3, {**PENALTY, "beta": 1.0}),
+    "fast-64": fast(64, 1, 3e-3),
+    "fast-128": fast(128, 1, 5e-3),
+    "fast-256": fast(256, 2),
+    "fast-3000": fast(3000, 18),
 }
+# Of `EigenbasisRefresh`, to compare: steps from one to the next, and examples over
+# units.
+INTERVALS = [
+    *((steps, 5) for steps in (5, 10, 20, 40, 120)),
+    *((20, ratio) for ratio in (1.5, 3, 10, None)),
+]
 TOLERANCE = 0.05  # of the exponent
 # The exponent over all images is measured where that of a refresh, over what it saw of
 # them, is so close to 1.
@@ -50,18 +69,19 @@ class Watch(keras.callbacks.Callback):
     List it behind the `EigenbasisRefresh`.
     """
 
-    def __init__(self, refresh, data, clock, enough):
+    def __init__(self, refresh, data, clock, near, enough):
         super().__init__()
         self.refresh, self.data, self.clock = refresh, data, clock
-        self.enough = enough
-        self.candidates = []
+        self.near, self.enough = near, enough
+        self.candidates, self.staleness = [], []
         self._steps, self._seen, self._said = 0, {}, time.monotonic()
 
     def on_train_batch_begin(self, batch, logs=None):
         # A refresh took place, at the epoch's begin or right before this.
         if self.refresh.spectra is not self._seen:
             self._seen = self.refresh.spectra
-            if abs(self._seen["hidden"].exponent - 1) <= NEAR:
+            self.staleness.append(self.refresh.staleness["hidden"])
+            if abs(self._seen["hidden"].exponent - 1) <= self.near:
                 self.measure()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -101,7 +121,7 @@ def start(seed):
     keras.utils.set_random_seed(seed)
 
 
-def train(schedule, seed, width, data, plain_accuracy):
+def train(schedule, seed, width, data, plain_accuracy, near):
     """Trains by a schedule. The model, and what was seen on the way.
 
     On the clock: building and compiling the model, and all of `fit()`, refreshes
@@ -113,6 +133,8 @@ def train(schedule, seed, width, data, plain_accuracy):
         width: Units of the hidden layer.
         data: `(x_train, y_train), (x_test, y_test)`.
         plain_accuracy: Test accuracy of the plain network after each epoch.
+        near: Look at the network where a refresh says that its exponent is so close
+            to 1, and in the end.
     """
     (x, y), _ = data
 
@@ -122,10 +144,10 @@ def train(schedule, seed, width, data, plain_accuracy):
     start(seed)
     clock = Clock()
     model = shallow(
-        schedule["form"], width, schedule["penalty"], schedule["learning_rate"]
+        schedule["form"], width, schedule["penalty"], learning_rate(schedule, len(x))
     )
     renewal = kp.EigenbasisRefresh(x, seed=seed, verbose=0, **schedule["refresh"])
-    watch = Watch(renewal, data, clock, enough)
+    watch = Watch(renewal, data, clock, near, enough)
     model.fit(
         *(x, y),
         batch_size=schedule["batch_size"],
@@ -134,7 +156,19 @@ def train(schedule, seed, width, data, plain_accuracy):
         verbose=0,
     )
     watch.measure()  # the trained network, whatever its exponent
-    return model, {"candidates": watch.candidates, "plain_accuracy": plain_accuracy}
+    return model, {
+        "candidates": watch.candidates,
+        "plain_accuracy": plain_accuracy,
+        # That of the first refresh is not defined.
+        "staleness": watch.staleness[1:],
+    }
+
+
+def learning_rate(schedule, images):
+    if not schedule.get("decay"):
+        return schedule["learning_rate"]
+    steps = schedule["epochs"] * -(-images // schedule["batch_size"])
+    return keras.optimizers.schedules.CosineDecay(schedule["learning_rate"], steps)
 
 
 def train_plain(schedule, seed, width, data):
@@ -148,7 +182,7 @@ def train_plain(schedule, seed, width, data):
         with clock.paused():
             accuracies.append(accuracy(model, *test))
 
-    model = shallow("plain", width, learning_rate=schedule["learning_rate"])
+    model = shallow("plain", width, learning_rate=learning_rate(schedule, len(x)))
     model.fit(
         *(x, y),
         batch_size=schedule["batch_size"],
@@ -246,35 +280,90 @@ def percent(fraction):
     return f"{100 * fraction:.1f} %"
 
 
-def measure_spectra(args, data):
-    """By turns: the first seed of each schedule, then the next."""
-    sizes = {
-        "width": args.width,
-        "images": len(data[0][0]),
-        "attacked": args.attacked,
-        "strong": args.strong,
-    }
-
-    def trained(name, schedule, seed, plain=None):
-        def run():
-            if plain is None:
-                model, result = train_plain(schedule, seed, args.width, data)
-            else:
-                accuracies = plain["plain_accuracy"]
-                model, result = train(schedule, seed, args.width, data, accuracies)
-            return {**result, **attacked(model, data, args.attacked, args.strong)}
-
-        settings = {"name": name, "schedule": schedule, "seed": seed, **sizes}
-        return measured(
-            args.output, f"spectrum-{args.width}-{name}-seed{seed}", settings, run
+def interval_table(results):
+    yield (
+        *("schedule", "seed", "refresh every", "examples / units", "in all", "CPU"),
+        *("staleness", "exponent", "clean"),
+        *(f"PGD {epsilon:g}" for epsilon in EPSILONS),
+    )
+    for result in results:
+        settings, end = result["settings"], result["candidates"][-1]
+        ratio = settings["examples_per_unit"]
+        yield (
+            *(settings["name"], settings["seed"]),
+            f"{settings['schedule']['refresh']['every_steps']} steps",
+            "all" if ratio is None else f"{ratio:g}",
+            *seconds(end["clock"]),
+            f"{np.median(result['staleness']):.2f}",
+            *(f"{end['exponent']:.3f}", percent(end["accuracy"])),
+            *map(percent, from_json(result["robustness"]).accuracy["pgd"]),
         )
 
+
+class Spectra:
+    """Performs and keeps the trainings that the command line asks for."""
+
+    def __init__(self, args, data):
+        self.args, self.data = args, data
+        self.sizes = {
+            "width": args.width,
+            "images": len(data[0][0]),
+            "attacked": args.attacked,
+            "strong": args.strong,
+        }
+
+    def plain(self, schedule, seed):
+        keys = ("batch_size", "learning_rate", "decay", "epochs")
+        same = {key: schedule[key] for key in keys if key in schedule}
+        name = "plain-{batch_size}-{learning_rate:g}-{epochs}".format(**same)
+        return self._measured(
+            *("spectrum", name, same, seed, {}),
+            lambda: train_plain(same, seed, self.args.width, self.data),
+        )
+
+    def regularized(self, kind, label, schedule, seed, near, **settings):
+        accuracies = self.plain(schedule, seed)["plain_accuracy"]
+        return self._measured(
+            *(kind, label, schedule, seed, settings),
+            lambda: train(
+                *(schedule, seed, self.args.width, self.data, accuracies, near)
+            ),
+        )
+
+    def _measured(self, kind, label, schedule, seed, settings, trained):
+        def run():
+            model, result = trained()
+            report = attacked(model, self.data, self.args.attacked, self.args.strong)
+            return {**result, **report}
+
+        settings = {"name": label, "schedule": schedule, "seed": seed, **settings}
+        return measured(
+            self.args.output,
+            f"{kind}-{self.args.width}-{label}-seed{seed}",
+            {**settings, **self.sizes},
+            run,
+        )
+
+
+def measure_spectra(args, data):
+    """By turns: the first seed of each schedule, then the next."""
+    spectra = Spectra(args, data)
     for seed in args.seeds:
         for name in args.schedules:
-            schedule = SCHEDULES[name]
-            same = {
-                key: schedule[key] for key in ("batch_size", "learning_rate", "epochs")
-            }
-            label = "plain-{batch_size}-{learning_rate:g}-{epochs}".format(**same)
-            plain = trained(label, same, seed)
-            trained(name, schedule, seed, plain)
+            spectra.regularized("spectrum", name, SCHEDULES[name], seed, NEAR)
+
+
+def measure_intervals(args, data):
+    """Trainings that differ in how often, and on what, they renew the basis."""
+    spectra = Spectra(args, data)
+    for seed in args.seeds:
+        for name in args.schedules:
+            for steps, ratio in INTERVALS:
+                samples = None if ratio is None else int(ratio * args.width)
+                refresh = {"every_steps": steps, "max_samples": samples}
+                spectra.regularized(
+                    *("interval", f"{name}-{steps}-{ratio or 'all'}"),
+                    {**SCHEDULES[name], "refresh": refresh},
+                    *(seed, 0),
+                    **{"name": name, "examples_per_unit": ratio},
+                )

@@ -18,6 +18,7 @@ The network is that of section 4.1: 2,000 tanh units with batch normalization, o
     memory    peak memory of a process that trains, one process for each form
     spectrum  training until the layer's exponent is 1, by each of the `SCHEDULES` in
               schedules.py
+    interval  trainings that renew the basis more or less often, on more or fewer images
 """
 
 import argparse
@@ -47,7 +48,13 @@ from measuring import (
 )
 from networks import FORMS, shallow
 from robustness import status
-from schedules import SCHEDULES, measure_spectra, spectrum_table
+from schedules import (
+    SCHEDULES,
+    interval_table,
+    measure_intervals,
+    measure_spectra,
+    spectrum_table,
+)
 
 import keras_powerlaw as kp
 
@@ -267,6 +274,7 @@ TABLES = {
     "refresh": refresh_table,
     "memory": memory_table,
     "spectrum": spectrum_table,
+    "interval": interval_table,
 }
 
 
@@ -350,7 +358,7 @@ def main(argv=None):
         print(json.dumps(peak_memory(args.peak, (args.width, args.batch), data)))
         return
     if args.data == "random":
-        if "spectrum" in args.measure:
+        if {"spectrum", "interval"} & set(args.measure):
             raise SystemExit("A network can't learn random data: no spectrum.")
         data = random_data(args.images or 60_000)
     else:
@@ -363,6 +371,7 @@ def main(argv=None):
         "refresh": lambda: measure_refresh(args, data),
         "memory": lambda: measure_memory(args),
         "spectrum": lambda: measure_spectra(args, data),
+        "interval": lambda: measure_intervals(args, data),
     }
     for name in args.measure:
         measurements[name]()

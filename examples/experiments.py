@@ -35,6 +35,8 @@ SPECTRAL = ("last", "whitened-last", "all", "tapered")
 SHALLOW = ("shallow", "shallow-nobn")
 DEEP = ("mlp", "cnn")
 
+PAPER_REFRESH = {"every_epochs": 1, "max_samples": None}  # where none is set
+
 # What a preset sets for each architecture; `smoke` only shows that everything runs.
 PRESETS = {
     "smoke": {
@@ -177,9 +179,8 @@ def perform(settings, data, report_epoch):
     model, hidden = build_model(settings, x_train.shape[1:])
     callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=report_epoch)]
     if settings["condition"] in SPECTRAL:
-        callbacks.insert(
-            0, kp.EigenbasisRefresh(x_train, **settings.get("refresh", {}))
-        )
+        refresh = settings.get("refresh", PAPER_REFRESH)
+        callbacks.insert(0, kp.EigenbasisRefresh(x_train, **refresh))
     begin = time.perf_counter()
     history = model.fit(
         x_train,

@@ -10,7 +10,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_powerlaw.activity import Progress, flatten_layers, stream_covariances
+from keras_powerlaw.activity import (
+    Progress,
+    flatten_layers,
+    output_units,
+    stream_covariances,
+)
 from keras_powerlaw.errors import invalid_value
 from keras_powerlaw.regularizers import (
     SpectralActivityRegularizer,
@@ -149,28 +154,39 @@ def _staleness(regularizer, sigma, eigenvalues):
     return max(0.0, 1 - shown / true) if true else 0.0
 
 
+# As often, and on as many examples, as it takes for the penalty to reach the real
+# spectrum: docs/benchmarks.md has what more and less of both does.
+EVERY_STEPS = 20
+EXAMPLES_PER_UNIT = 5
+
+
 class EigenbasisRefresh(keras.callbacks.Callback):
     """Renews the eigenbasis of every regularized layer during `fit()`.
 
     The penalty of `SpectralActivityRegularizer` takes the variances along the
     eigenvectors over the training set for the eigenvalues. This holds while the
     weights have moved little since those were computed, so this callback computes
-    them anew at the start of every epoch, or as often as asked.
+    them anew: by default at the start of every epoch and every 20 steps within it, on a
+    choice of the examples. For the paper's schedule, every epoch on all examples, give
+    `every_epochs=1, max_samples=None`.
 
     It logs what it measured of each layer at the last refresh: `<layer name>_exponent`,
     and `<layer name>_staleness`, the share of the penalty that the basis before it no
     longer showed, between 0 and 1, NaN for the first. A network can satisfy the penalty
-    in a stale basis while its real spectrum stays as it is. A warning says so when the
-    staleness was above one half at five refreshes in a row and the exponent came no
-    nearer to α: then refresh more often. List the callback before `CSVLogger` and
+    in a stale basis while its real spectrum stays as it is. A warning says so when for
+    200 steps, and five refreshes at least, the staleness was above one half and the
+    exponent came no nearer to α. List the callback before `CSVLogger` and
     `TensorBoard`, so that they see these logs.
 
     Args:
         x: The training data; see `refresh_eigenbasis()`.
-        every_epochs: Refresh at the start of every so many epochs. Defaults to 1.
-        every_steps: Refresh every so many optimizer steps instead.
-        max_samples: Use at most so many examples; of an array, a new random choice at
-            each refresh. Defaults to all.
+        every_epochs: Refresh at the start of every so many epochs, and at no other
+            time. Defaults to `None`.
+        every_steps: Refresh every so many optimizer steps, and at no other time.
+            Defaults to `None`.
+        max_samples: Use at most so many examples: of an array, a new random choice at
+            each refresh; of a data set, the first ones. `None` uses all. Defaults to
+            `"auto"`, five times the units of the widest regularized layer.
         batch_size: Examples per forward pass, for arrays. Defaults to 1024.
         seed: Seed of the random choices.
         backup_dir: Directory for what `keras.callbacks.BackupAndRestore` does not
@@ -195,23 +211,25 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         self,
         x,
         *,
-        every_epochs=1,
+        every_epochs=None,
         every_steps=None,
-        max_samples=None,
+        max_samples="auto",
         batch_size=1024,
         seed=0,
         backup_dir=None,
         verbose="auto",
     ):
         super().__init__()
-        if not _is_count(every_epochs):
-            raise invalid_value(
-                "every_epochs", "an integer of at least 1", every_epochs
+        for name, value in ("every_epochs", every_epochs), ("every_steps", every_steps):
+            if value is not None and not _is_count(value):
+                raise invalid_value(name, "None or an integer of at least 1", value)
+        if every_epochs is not None and every_steps is not None:
+            raise ValueError(
+                "Give `every_epochs` or `every_steps`, not both. Received: "
+                f"every_epochs={every_epochs}, every_steps={every_steps}"
             )
-        if every_steps is not None and not _is_count(every_steps):
-            raise invalid_value(
-                "every_steps", "None or an integer of at least 1", every_steps
-            )
+        if every_epochs is None and every_steps is None:
+            every_epochs, every_steps = 1, EVERY_STEPS
         self.x = x
         self.every_epochs = every_epochs
         self.every_steps = every_steps
@@ -234,7 +252,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         if self._last_step is None and self.backup_dir is not None:
             # By now, BackupAndRestore has restored the weights.
             self._restore()
-        if self.every_steps is None and (
+        if self.every_epochs is not None and (
             epoch % self.every_epochs == 0 or self._last_step is None
         ):
             self._refresh(0)
@@ -266,7 +284,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         self.spectra, self.staleness = _refresh(
             self.model,
             self.x,
-            max_samples=self.max_samples,
+            max_samples=self._samples(),
             batch_size=self.batch_size,
             seed=self.seed + self._refreshes,
             verbose=0 if silent else self.verbose,
@@ -276,23 +294,35 @@ class EigenbasisRefresh(keras.callbacks.Callback):
         for layer in _layers_with_basis(self.model):
             self._watch(layer)
 
+    def _samples(self):
+        if self.max_samples != "auto":
+            return self.max_samples
+        units = [_units(layer) for layer in _layers_with_basis(self.model)]
+        # Until a layer has been called, its units may be unknown.
+        return None if None in units else EXAMPLES_PER_UNIT * max(units, default=1)
+
     def _watch(self, layer):
         name, alpha = layer.name, layer.activity_regularizer.alpha
         exponent = self.spectra[name].exponent
         distance = abs(exponent - alpha)
-        recent = self._recent.setdefault(name, collections.deque(maxlen=6))
-        recent.append((self.staleness[name], distance))
+        recent = self._recent.setdefault(name, collections.deque())
+        recent.append((self._last_step, self.staleness[name], distance))
+        while len(recent) > 6 and recent[1][0] <= self._last_step - 200:
+            recent.popleft()
+        begin, _, first_distance = recent[0]
         if (
-            len(recent) == recent.maxlen
-            and all(staleness > 0.5 for staleness, _ in list(recent)[1:])
-            and distance > max(0.2, 0.95 * recent[0][1])
+            len(recent) >= 6
+            and begin <= self._last_step - 200
+            and all(staleness > 0.5 for _, staleness, _ in list(recent)[1:])
+            and distance > max(0.2, 0.95 * first_distance)
         ):
             recent.clear()
             warnings.warn(
-                f"The penalty of layer '{name}' is satisfied in a stale basis: at each "
-                "of the last five refreshes, the basis showed less than half of it, "
-                f"and the exponent, {exponent:.2f}, has come no nearer to "
-                f"alpha={alpha:g}. Refresh more often, with a smaller `every_steps`.",
+                f"The penalty of layer '{name}' is satisfied in a stale basis: for "
+                f"{self._last_step - begin} steps, the basis showed less than half of "
+                f"it at every refresh, and the exponent, {exponent:.2f}, has come no "
+                f"nearer to alpha={alpha:g}. Refresh more often, with a smaller "
+                "`every_steps`, or set `log_ratio=True`, whose gradient is larger.",
                 stacklevel=2,
             )
 
@@ -340,6 +370,13 @@ class EigenbasisRefresh(keras.callbacks.Callback):
             self._steps = int(state["steps"])
             self._last_step = int(state["last_step"])
             self._refreshes = int(state["refreshes"])
+
+
+def _units(layer):
+    regularizer = layer.activity_regularizer
+    if regularizer.basis is not None:
+        return regularizer.basis.shape[0]
+    return output_units(layer, regularizer.reduction)
 
 
 def _layers_with_basis(model):

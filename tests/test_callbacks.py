@@ -129,6 +129,12 @@ def begin(callback, model):
     return callback
 
 
+def pass_epoch(callback, epoch, steps):
+    callback.on_epoch_begin(epoch)
+    callback.on_train_batch_end(steps - 1)
+    callback.on_epoch_end(epoch, {})
+
+
 class TestRefresh:
     @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
     def test_basis_diagonalizes_the_covariance_of_the_full_set(self, model, data, form):
@@ -262,9 +268,40 @@ class TestCallback:
         )
         return changes
 
-    def test_every_epoch_by_default(self, model, data):
+    def test_every_epoch_and_every_20_steps_by_default(self, model, data):
         changes = self.fit(model, data, kp.EigenbasisRefresh(data[0]))
         assert changes == [(0, 0), (1, 0), (2, 0)]
+        x, y = (np.concatenate([each] * 6) for each in data)  # thirty steps an epoch
+        changes = self.fit(model, (x, y), kp.EigenbasisRefresh(x), epochs=2)
+        assert changes == [(0, 0), (0, 20), (1, 0), (1, 20)]
+
+    def test_five_examples_per_unit_of_the_widest_layer_by_default(
+        self, model, data, monkeypatch
+    ):
+        x, y = (np.concatenate([each] * 6) for each in data)
+        for settings, expected in (
+            ({}, 5 * max(UNITS.values())),
+            ({"max_samples": None}, len(x)),
+            ({"max_samples": 90}, 90),
+        ):
+            seen = []
+            update = kp.spectra.StreamingCovariance.update
+            monkeypatch.setattr(
+                kp.spectra.StreamingCovariance,
+                "update",
+                lambda self, activity, seen=seen, update=update: (
+                    seen.append(len(activity)),
+                    update(self, activity),
+                ),
+            )
+            refresh = kp.EigenbasisRefresh(x, every_epochs=1, **settings)
+            model.fit(x, y, epochs=1, verbose=0, callbacks=[refresh])
+            monkeypatch.undo()
+            assert sum(seen) == expected * len(UNITS)
+
+    def test_refuses_two_intervals(self, data):
+        with pytest.raises(ValueError, match="not both. Received: every_epochs=1, ev"):
+            kp.EigenbasisRefresh(data[0], every_epochs=1, every_steps=3)
 
     def test_every_so_many_epochs(self, model, data):
         refresh = kp.EigenbasisRefresh(data[0], every_epochs=2)
@@ -318,7 +355,7 @@ class TestCallback:
 
     def test_staleness_is_the_share_of_the_penalty_that_the_old_basis_hides(self):
         model, x, turn = turning_model(alpha=0.0)
-        callback = begin(kp.EigenbasisRefresh(x), model)
+        callback = begin(kp.EigenbasisRefresh(x, max_samples=None), model)
         callback.on_epoch_begin(0)
         assert np.isnan(callback.staleness["hidden"])
         callback.on_epoch_begin(1)
@@ -341,24 +378,35 @@ class TestCallback:
 
     def test_warns_of_a_penalty_satisfied_in_a_stale_basis(self, recwarn):
         model, x, turn = turning_model(alpha=0.0)
-        callback = begin(kp.EigenbasisRefresh(x), model)
+        callback = begin(kp.EigenbasisRefresh(x, max_samples=None), model)
         for epoch in range(5):
             turn(FLATTENING if epoch % 2 else np.eye(64))
-            callback.on_epoch_begin(epoch)
+            pass_epoch(callback, epoch, steps=40)
         assert not stale_basis_warnings(recwarn)
         turn(FLATTENING)
-        with pytest.warns(UserWarning, match="layer 'hidden' is satisfied in a stale"):
+        with pytest.warns(UserWarning, match="satisfied in a stale basis: for 200 st"):
             callback.on_epoch_begin(5)
+
+    def test_waits_200_steps_with_that_warning(self, recwarn):
+        model, x, turn = turning_model(alpha=0.0)
+        callback = begin(kp.EigenbasisRefresh(x, max_samples=None), model)
+        for epoch in range(10):
+            turn(FLATTENING if epoch % 2 else np.eye(64))
+            pass_epoch(callback, epoch, steps=20)
+        assert not stale_basis_warnings(recwarn)
+        turn(np.eye(64))
+        with pytest.warns(UserWarning, match="satisfied in a stale basis: for 200 st"):
+            callback.on_epoch_begin(10)
 
     @pytest.mark.parametrize("turns, alpha", [(False, 0.0), (True, 2.0)])
     def test_does_not_warn_while_the_basis_is_fresh_or_alpha_near(
         self, turns, alpha, recwarn
     ):
         model, x, turn = turning_model(alpha)
-        callback = begin(kp.EigenbasisRefresh(x), model)
+        callback = begin(kp.EigenbasisRefresh(x, max_samples=None), model)
         for epoch in range(8):
             turn(FLATTENING if turns and epoch % 2 else np.eye(64))
-            callback.on_epoch_begin(epoch)
+            pass_epoch(callback, epoch, steps=100)
         assert not stale_basis_warnings(recwarn)
 
     def test_is_silent_when_fit_is(self, model, data, capsys):
