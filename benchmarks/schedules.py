@@ -32,17 +32,17 @@ def fast(batch_size, epochs, learning_rate=7e-3, penalty=LOG_RATIO):
 SCHEDULES = {
     "literal": {"form": "literal", "penalty": PENALTY, **PAPER},
     "paper": {"form": "regularized", "penalty": PENALTY, **PAPER},
-    "fast": fast(500, 3),
-    "fast-eq2": fast(500, 5, 3e-3, {**PENALTY, "beta": 1.0}),
-    "fast-64": fast(64, 1, 3e-3),
-    "fast-128": fast(128, 1, 5e-3),
-    "fast-256": fast(256, 2),
+    "fast": fast(128, 1),
+    "fast-eq2": fast(128, 2, 3e-3, {**PENALTY, "beta": 1.0}),
+    "fast-64": fast(64, 1),
+    "fast-256": fast(256, 1),
+    "fast-500": fast(500, 3),
     "fast-3000": fast(3000, 18),
 }
 # Of `EigenbasisRefresh`, to compare: steps from one to the next, and examples over
 # units.
 INTERVALS = [
-    *((steps, 5) for steps in (5, 10, 20, 40, 120)),
+    *((steps, 5) for steps in (5, 10, 20, 40, 100, 500)),
     *((20, ratio) for ratio in (1.5, 3, 10, None)),
 ]
 TOLERANCE = 0.05  # of the exponent
