@@ -294,7 +294,7 @@ def interval_table(results):
             f"{settings['schedule']['refresh']['every_steps']} steps",
             "all" if ratio is None else f"{ratio:g}",
             *seconds(end["clock"]),
-            f"{np.median(result['staleness']):.2f}",
+            f"{np.median(result['staleness']):.2f}" if result["staleness"] else "–",
             *(f"{end['exponent']:.3f}", percent(end["accuracy"])),
             *map(percent, from_json(result["robustness"]).accuracy["pgd"]),
         )

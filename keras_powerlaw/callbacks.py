@@ -89,11 +89,12 @@ def refresh_eigenbasis(
         batch_size=batch_size,
         seed=seed,
         verbose=verbose,
-    )[0]
+        staleness=None,
+    )
 
 
-def _refresh(model, x, *, max_samples, batch_size, seed, verbose):
-    """`refresh_eigenbasis()`, which also returns the old bases' staleness."""
+def _refresh(model, x, *, max_samples, batch_size, seed, verbose, staleness):
+    """`refresh_eigenbasis()`, which also fills a dictionary with each old basis's."""
     layers = _layers_with_basis(model)
     if not layers:
         raise invalid_value(
@@ -115,7 +116,7 @@ def _refresh(model, x, *, max_samples, batch_size, seed, verbose):
         seed=seed,
         progress=Progress("Eigenbasis", verbose),
     )
-    spectra, bases, staleness = {}, [], {}
+    spectra, bases = {}, []
     for layer, running in zip(layers, statistics, strict=True):
         regularizer = layer.activity_regularizer
         sigma = running.covariance()
@@ -134,12 +135,13 @@ def _refresh(model, x, *, max_samples, batch_size, seed, verbose):
             spectrum = Spectrum(eigenvalues, (regularizer.tau + 1, last))
         spectra[layer.name] = spectrum
         bases.append(eigenvectors)
-        staleness[layer.name] = _staleness(regularizer, sigma, eigenvalues)
+        if staleness is not None:
+            staleness[layer.name] = _staleness(regularizer, sigma, eigenvalues)
 
     with _new_bases(model, layers):
         for layer, eigenvectors in zip(layers, bases, strict=True):
             layer.activity_regularizer.set_basis(eigenvectors)
-    return spectra, staleness
+    return spectra
 
 
 def _staleness(regularizer, sigma, eigenvalues):
@@ -281,13 +283,14 @@ class EigenbasisRefresh(keras.callbacks.Callback):
 
     def _refresh(self, batch):
         silent = self.verbose == "auto" and not (self.params or {}).get("verbose", 1)
-        self.spectra, self.staleness = _refresh(
+        self.spectra = _refresh(
             self.model,
             self.x,
             max_samples=self._samples(),
             batch_size=self.batch_size,
             seed=self.seed + self._refreshes,
             verbose=0 if silent else self.verbose,
+            staleness=self.staleness,
         )
         self._refreshes += 1
         self._last_step = self._steps + batch
