@@ -160,6 +160,7 @@ def _staleness(regularizer, sigma, eigenvalues):
 # spectrum: docs/benchmarks.md has what more and less of both does.
 EVERY_STEPS = 20
 EXAMPLES_PER_UNIT = 5
+FEWEST_EXAMPLES = 2000  # narrow layers are better off with more, at no cost
 
 
 class EigenbasisRefresh(keras.callbacks.Callback):
@@ -188,7 +189,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):
             Defaults to `None`.
         max_samples: Use at most so many examples: of an array, a new random choice at
             each refresh; of a data set, the first ones. `None` uses all. Defaults to
-            `"auto"`, five times the units of the widest regularized layer.
+            `"auto"`, five times the units of the widest regularized layer, and at
+            least 2,000.
         batch_size: Examples per forward pass, for arrays. Defaults to 1024.
         seed: Seed of the random choices.
         backup_dir: Directory for what `keras.callbacks.BackupAndRestore` does not
@@ -302,7 +304,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):
             return self.max_samples
         units = [_units(layer) for layer in _layers_with_basis(self.model)]
         # Until a layer has been called, its units may be unknown.
-        return None if None in units else EXAMPLES_PER_UNIT * max(units, default=1)
+        if None in units:
+            return None
+        return max(FEWEST_EXAMPLES, EXAMPLES_PER_UNIT * max(units, default=0))
 
     def _watch(self, layer):
         name, alpha = layer.name, layer.activity_regularizer.alpha

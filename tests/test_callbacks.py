@@ -279,12 +279,14 @@ class TestCallback:
         self, model, data, monkeypatch
     ):
         x, y = (np.concatenate([each] * 6) for each in data)
-        for settings, expected in (
-            ({}, 5 * max(UNITS.values())),
-            ({"max_samples": None}, len(x)),
-            ({"max_samples": 90}, 90),
+        for settings, fewest, expected in (
+            ({}, 100, 5 * max(UNITS.values())),
+            ({}, 700, 700),
+            ({"max_samples": None}, 100, len(x)),
+            ({"max_samples": 90}, 100, 90),
         ):
             seen = []
+            monkeypatch.setattr(kp.callbacks, "FEWEST_EXAMPLES", fewest)
             update = kp.spectra.StreamingCovariance.update
             monkeypatch.setattr(
                 kp.spectra.StreamingCovariance,
