@@ -378,27 +378,21 @@ class TestCallback:
         callback.on_epoch_end(2, logs)
         assert logs["hidden_staleness"] == callback.staleness["hidden"]
 
-    def test_warns_of_a_penalty_satisfied_in_a_stale_basis(self, recwarn):
+    @pytest.mark.parametrize("steps", [40, 20])
+    def test_warns_after_200_steps_of_a_penalty_satisfied_in_a_stale_basis(
+        self, steps, recwarn
+    ):
         model, x, turn = turning_model(alpha=0.0)
         callback = begin(kp.EigenbasisRefresh(x, max_samples=None), model)
-        for epoch in range(5):
+        epochs = 200 // steps
+        for epoch in range(epochs):
             turn(FLATTENING if epoch % 2 else np.eye(64))
-            pass_epoch(callback, epoch, steps=40)
+            pass_epoch(callback, epoch, steps)
         assert not stale_basis_warnings(recwarn)
-        turn(FLATTENING)
-        with pytest.warns(UserWarning, match="satisfied in a stale basis: for 200 st"):
-            callback.on_epoch_begin(5)
-
-    def test_waits_200_steps_with_that_warning(self, recwarn):
-        model, x, turn = turning_model(alpha=0.0)
-        callback = begin(kp.EigenbasisRefresh(x, max_samples=None), model)
-        for epoch in range(10):
-            turn(FLATTENING if epoch % 2 else np.eye(64))
-            pass_epoch(callback, epoch, steps=20)
-        assert not stale_basis_warnings(recwarn)
-        turn(np.eye(64))
-        with pytest.warns(UserWarning, match="satisfied in a stale basis: for 200 st"):
-            callback.on_epoch_begin(10)
+        turn(FLATTENING if epochs % 2 else np.eye(64))
+        match = "layer 'hidden' is satisfied in a stale basis: for 200 steps"
+        with pytest.warns(UserWarning, match=match):
+            callback.on_epoch_begin(epochs)
 
     @pytest.mark.parametrize("turns, alpha", [(False, 0.0), (True, 2.0)])
     def test_does_not_warn_while_the_basis_is_fresh_or_alpha_near(
