@@ -285,6 +285,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):
 
     def _refresh(self, batch):
         silent = self.verbose == "auto" and not (self.params or {}).get("verbose", 1)
+        staleness = {}
         self.spectra = _refresh(
             self.model,
             self.x,
@@ -292,8 +293,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):
             batch_size=self.batch_size,
             seed=self.seed + self._refreshes,
             verbose=0 if silent else self.verbose,
-            staleness=self.staleness,
+            staleness=staleness,
         )
+        self.staleness = staleness
         self._refreshes += 1
         self._last_step = self._steps + batch
         for layer in _layers_with_basis(self.model):

@@ -10,7 +10,7 @@ from keras import ops
 from keras_powerlaw.activity import observe
 from keras_powerlaw.errors import invalid_value
 from keras_powerlaw.gradients import vjp
-from keras_powerlaw.regularizers import _checked_number, _is_functional
+from keras_powerlaw.regularizers import checked_number, is_functional
 from keras_powerlaw.spectra import to_samples
 
 
@@ -144,7 +144,7 @@ def add_jacobian_regularizer(model, beta=0.01, *, projections=None):
         code of Nassar et al., halve the squared norm, so that their β is half of
         this one.
     """
-    if not isinstance(model, keras.Sequential) and not _is_functional(model):
+    if not isinstance(model, keras.Sequential) and not is_functional(model):
         raise invalid_value(
             "model",
             "a Sequential or Functional model",
@@ -190,7 +190,7 @@ class JacobianRegularizedModel(keras.Model):
                 "Clone the plain model, and call add_jacobian_regularizer() again."
             )
         super().__init__(*args, **kwargs)
-        self.beta = _checked_number("beta", beta)
+        self.beta = checked_number("beta", beta)
         if not keras.backend.is_float_dtype(self.inputs[0].dtype):
             raise invalid_value(
                 "model",

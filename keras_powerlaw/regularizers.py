@@ -157,9 +157,9 @@ class SpectralActivityRegularizer(keras.layers.Layer, keras.regularizers.Regular
         reduction="flatten",
     ):
         super().__init__(dtype="float32")
-        self.alpha = _checked_number("alpha", alpha)
+        self.alpha = checked_number("alpha", alpha)
         self.tau = _checked_tau(tau)
-        self.beta = _checked_number("beta", beta)
+        self.beta = checked_number("beta", beta)
         self.exact = _checked_boolean("exact", exact)
         self.log_ratio = _checked_boolean("log_ratio", log_ratio)
         check_reduction(reduction)
@@ -413,7 +413,7 @@ def add_spectral_regularizer(
         Nassar et al. (2020), eq. (2) and section 4.3; exponents that vary with depth
         are the outlook of its section 5.
     """
-    if not isinstance(model, keras.Sequential) and not _is_functional(model):
+    if not isinstance(model, keras.Sequential) and not is_functional(model):
         raise invalid_value(
             "model",
             "a Sequential or Functional model (in a subclassed model, pass "
@@ -474,7 +474,7 @@ def add_spectral_regularizer(
     return regularized
 
 
-def _is_functional(model):
+def is_functional(model):
     # `keras.Model(inputs, outputs)` makes one; its class is not public.
     return isinstance(model, keras.Model) and type(model).__name__ == "Functional"
 
@@ -491,7 +491,7 @@ def _one_per_layer(name, value, layers):
     return value
 
 
-def _checked_number(name, value):
+def checked_number(name, value):
     if (
         not isinstance(value, numbers.Real)
         or isinstance(value, bool)
