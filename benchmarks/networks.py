@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import sys
+from unittest import mock
 
 import keras
 
@@ -67,14 +68,29 @@ def trained(name, data, cache, epochs):
 # The same shallow network, with the penalty computed in several ways.
 PENALTY = {"alpha": 1.0, "tau": 10, "beta": 5.0}
 
+
+class Float32Regularizer(kp.SpectralActivityRegularizer):
+    """`SpectralActivityRegularizer` with products in float32 on every machine."""
+
+    def restore_basis(self, needed):
+        with mock.patch(
+            "keras_powerlaw.regularizers.product_dtype", lambda units: "float32"
+        ):
+            super().restore_basis(needed)
+
+
 # What computes the penalty: called with its settings.
 FORMS = {
     "plain": lambda **settings: None,
     "regularized": kp.SpectralActivityRegularizer,
+    "float32": Float32Regularizer,
     "exact": functools.partial(kp.SpectralActivityRegularizer, exact=True),
     "literal": LiteralRegularizer,
     "literal-unrolled": functools.partial(LiteralRegularizer, unrolled=True),
 }
+# The same, compiled by XLA on TensorFlow too, as JAX always does it.
+XLA = "-xla"
+FORMS |= {form + XLA: FORMS[form] for form in ("plain", "regularized", "float32")}
 
 
 def shallow(form, width, penalty=PENALTY, learning_rate=1e-3):
@@ -97,6 +113,6 @@ def shallow(form, width, penalty=PENALTY, learning_rate=1e-3):
         keras.optimizers.Adam(learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile=keras.backend.backend() == "jax",
+        jit_compile=form.endswith(XLA) or keras.backend.backend() == "jax",
     )
     return model

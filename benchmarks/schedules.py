@@ -5,7 +5,8 @@ import time
 
 import keras
 import numpy as np
-from measuring import Clock, measured, progress, ratios, seconds
+from matplotlib.figure import Figure
+from measuring import Clock, measured, prefix, progress, ratios, seconds
 from networks import PENALTY, shallow
 
 import keras_powerlaw as kp
@@ -335,7 +336,10 @@ class Spectra:
         def run():
             model, result = trained()
             report = attacked(model, self.data, self.args.attacked, self.args.strong)
-            return {**result, **report}
+            (x, _), _ = self.data
+            spectrum = kp.measure_spectrum(model, x, "hidden", verbose=0)
+            digits = [float(f"{value:.6g}") for value in spectrum.eigenvalues]
+            return {**result, **report, "eigenvalues": digits}
 
         settings = {"name": label, "schedule": schedule, "seed": seed, **settings}
         return measured(
@@ -347,11 +351,35 @@ class Spectra:
 
 
 def measure_spectra(args, data):
-    """By turns: the first seed of each schedule, then the next."""
+    """By turns: the first seed of each schedule, then the next. And a figure."""
     spectra = Spectra(args, data)
+    first, *_ = args.schedules
+    results = {f"plain, like {first}": [], **{name: [] for name in args.schedules}}
     for seed in args.seeds:
+        results[f"plain, like {first}"].append(spectra.plain(SCHEDULES[first], seed))
         for name in args.schedules:
-            spectra.regularized("spectrum", name, SCHEDULES[name], seed, NEAR)
+            results[name].append(
+                spectra.regularized("spectrum", name, SCHEDULES[name], seed, NEAR)
+            )
+    name = f"spectrum-{args.width}-{'+'.join(args.schedules)}"
+    draw(results).savefig(args.output / f"{prefix(name)}.png", dpi=150)
+
+
+def draw(results):
+    """Spectra and accuracies under PGD, a curve for each label, its seeds averaged."""
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    each = {
+        label: [kp.Spectrum(run["eigenvalues"]) for run in runs]
+        for label, runs in results.items()
+    }
+    kp.plot_spectrum(each, left, tau=PENALTY["tau"])
+    each = {
+        label: [from_json(run["robustness"]) for run in runs]
+        for label, runs in results.items()
+    }
+    kp.plot_robustness(each, "pgd", right)
+    return figure
 
 
 def measure_intervals(args, data):

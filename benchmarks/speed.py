@@ -46,7 +46,7 @@ from measuring import (
     progress,
     ratios,
 )
-from networks import FORMS, shallow
+from networks import FORMS, XLA, shallow
 from robustness import status
 from schedules import (
     SCHEDULES,
@@ -69,7 +69,7 @@ SIZES = [
 def with_basis(form, width, x):
     """The network, ready for a training step."""
     model = shallow(form, width)
-    if form not in ("plain", "exact"):
+    if form.removesuffix(XLA) not in ("plain", "exact"):
         # Which eigenvectors they are makes no difference to the time of a step.
         kp.refresh_eigenbasis(model, x, max_samples=min(len(x), 2 * width), verbose=0)
     return model

@@ -143,6 +143,9 @@ def test_schedules(benchmark, tiny, tmp_path, capsys, monkeypatch):
     literal = results["spectrum-30-literal-seed0"]
     assert len(literal["plain_accuracy"]) == 2
     assert literal["robustness"]["epsilons"] == [0.05, 0.1]
+    assert len(literal["eigenvalues"]) == 30
+    [figure] = (tmp_path / "output").glob("speed-*-spectrum-30-literal+fast.png")
+    assert figure.stat().st_size > 10_000
     assert "| literal | 0 | 2 |" in capsys.readouterr().out
 
 
