@@ -5,8 +5,9 @@ import time
 
 import keras
 import numpy as np
+from experiments import over_seeds
 from matplotlib.figure import Figure
-from measuring import Clock, measured, prefix, progress, ratios, seconds
+from measuring import Clock, measured, progress, ratios, seconds
 from networks import PENALTY, shallow
 
 import keras_powerlaw as kp
@@ -36,6 +37,7 @@ SCHEDULES = {
     "paper": {"form": "regularized", "penalty": PENALTY, **PAPER},
     "fast": fast(128, 1),
     "fast-eq2": fast(128, 2, 3e-3, {**PENALTY, "beta": 1.0}),
+    "fast-eq2-long": fast(128, 5, 3e-3, {**PENALTY, "beta": 1.0}),
     "fast-64": fast(64, 1),
     "fast-256": fast(256, 1),
     "fast-500": fast(500, 3),
@@ -238,40 +240,58 @@ def time_to(result, below):
 
 
 def spectrum_table(results):
+    """Mean ± standard deviation over the seeds."""
     yield (
-        *("schedule", "seed", "epochs", "to the exponent", "CPU"),
+        *("width", "schedule", "seeds", "epochs", "to the exponent", "CPU"),
         *("and the accuracy", "CPU", "over *literal*", "CPU"),
-        *("in all", "exponent", "clean", "plain"),
+        *("exponent", "clean %", "plain"),
         *(f"{name} {epsilon:g}" for name in ("FGSM", "PGD") for epsilon in EPSILONS),
-        *("strong", "flags"),
+        *(*(f"worst {epsilon:g}" for epsilon in EPSILONS), "flags"),
     )
-    nothing = "–", "–"
-    clocks = [time_to(result, below=0.01) for result in results]
-    literal = {
-        result["settings"]["seed"]: clock
-        for result, clock in zip(results, clocks, strict=True)
-        if result["settings"]["name"] == "literal" and clock
-    }
-    for result, clock in zip(results, clocks, strict=True):
-        name, seed = (result["settings"][key] for key in ("name", "seed"))
-        first, end = time_to(result, below=1), result["candidates"][-1]
-        per = literal.get(seed)
-        report = strong = from_json(result["robustness"])
-        worst = ["–"]
-        if "strong" in result:
-            strong = from_json(result["strong"])
-            worst = map(percent, strong.worst_case_accuracy)
+    networks = {}
+    for result in results:
+        settings = result["settings"]
+        seeds = networks.setdefault((settings["width"], settings["name"]), {})
+        seeds[settings["seed"]] = result
+    for (width, name), runs in networks.items():
+        literal = times(networks.get((width, "literal"), {}), below=0.01)
+        arrived = times(runs, below=0.01)
+        shared = arrived.keys() & literal.keys()
+        ends = [run["candidates"][-1] for run in runs.values()]
+        reports = [from_json(run["robustness"]) for run in runs.values()]
+        strong = [from_json(run["strong"]) for run in runs.values() if "strong" in run]
         yield (
-            *(name, seed, f"{end['epochs']:g}"),
-            *(seconds(first) if first else nothing),
-            *(seconds(clock) if clock else nothing),
-            *(ratios([clock], [per]) if clock and per else nothing),
-            *(seconds(end["clock"])[0], f"{end['exponent']:.3f}"),
-            percent(end["accuracy"]),
-            percent(after(end["epochs"], result["plain_accuracy"])),
-            *map(percent, (*report.accuracy["fgsm"], *report.accuracy["pgd"])),
-            *(", ".join(worst), len(strong.flags)),
+            *(width, name, len(runs), f"{ends[0]['epochs']:g}"),
+            *seconds_over_seeds(runs, times(runs, below=1)),
+            *seconds_over_seeds(runs, arrived),
+            *ratios([arrived[s] for s in shared], [literal[s] for s in shared]),
+            over_seeds([end["exponent"] for end in ends], 2),
+            *percent_over_seeds([[end["accuracy"]] for end in ends]),
+            *percent_over_seeds([run["plain_accuracy"][-1:] for run in runs.values()]),
+            *percent_over_seeds([report.accuracy["fgsm"] for report in reports]),
+            *percent_over_seeds([report.accuracy["pgd"] for report in reports]),
+            *(
+                percent_over_seeds([report.worst_case_accuracy for report in strong])
+                or ["–"] * len(EPSILONS)
+            ),
+            sum(len(report.flags) for report in strong),
         )
+
+
+def times(runs, below):
+    """`time_to` by seed, for the runs that arrived."""
+    clocks = {seed: time_to(run, below) for seed, run in runs.items()}
+    return {seed: clock for seed, clock in clocks.items() if clock}
+
+
+def seconds_over_seeds(runs, clocks):
+    if len(clocks) < len(runs):
+        return f"{len(clocks)} of {len(runs)} arrive", "–"
+    return [f"{over_seeds(values, 0)} s" for values in np.transpose([*clocks.values()])]
+
+
+def percent_over_seeds(fractions):
+    return [over_seeds(values, 1) for values in 100 * np.transpose(fractions)]
 
 
 def from_json(report):
@@ -351,7 +371,7 @@ class Spectra:
 
 
 def measure_spectra(args, data):
-    """By turns: the first seed of each schedule, then the next. And a figure."""
+    """By turns: the first seed of each schedule, then the next."""
     spectra = Spectra(args, data)
     first, *_ = args.schedules
     results = {f"plain, like {first}": [], **{name: [] for name in args.schedules}}
@@ -361,8 +381,8 @@ def measure_spectra(args, data):
             results[name].append(
                 spectra.regularized("spectrum", name, SCHEDULES[name], seed, NEAR)
             )
-    name = f"spectrum-{args.width}-{'+'.join(args.schedules)}"
-    draw(results).savefig(args.output / f"{prefix(name)}.png", dpi=150)
+    if args.draw:
+        draw(results).savefig(args.draw, dpi=150)
 
 
 def draw(results):

@@ -350,6 +350,7 @@ def main(argv=None):
     add("--seeds", nargs="+", type=int, default=[0])
     add("--attacked", type=int, default=2000, help="attack so many test images")
     add("--strong", type=int, default=0, help="and so many with the strong attacks")
+    add("--draw", type=pathlib.Path, help="a figure of the networks of spectrum")
     add("--peak", choices=FORMS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
 

@@ -467,7 +467,7 @@ def print_table(results):
     )
     for (architecture, name), group in grouped.items():
         exponents = [
-            _over_seeds([r["spectra"][layer]["exponent"] for r in group], 2)
+            over_seeds([r["spectra"][layer]["exponent"] for r in group], 2)
             for layer in group[0]["spectra"]
         ]
         dimensions = [list(r["spectra"].values())[-1]["dimension_90"] for r in group]
@@ -477,8 +477,8 @@ def print_table(results):
             name,
             str(len(group)),
             ", ".join(exponents),
-            _over_seeds(dimensions, 0),
-            *(_over_seeds(values, 1) for values in accuracies),
+            over_seeds(dimensions, 0),
+            *(over_seeds(values, 1) for values in accuracies),
         ]
         print("| " + " | ".join(cells) + " |")
 
@@ -495,6 +495,6 @@ def _accuracies(result):
     return [100 * accuracy for accuracy in shown]
 
 
-def _over_seeds(values, digits):
+def over_seeds(values, digits):
     mean = f"{np.mean(values):.{digits}f}"
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean

@@ -128,7 +128,10 @@ def test_schedules(benchmark, tiny, tmp_path, capsys, monkeypatch):
         monkeypatch.setitem(schedules.SCHEDULES, name, schedule)
     monkeypatch.setattr(schedules, "NEAR", np.inf)  # measures at every refresh
     benchmark("speed").main(
-        [*tiny, "--measure", "spectrum", "--schedules", "literal", "fast"]
+        [
+            *(*tiny, "--measure", "spectrum", "--schedules", "literal", "fast"),
+            *("--draw", str(tmp_path / "spectra.png")),
+        ]
     )
     results = results_in(tmp_path)
     epochs = {
@@ -144,9 +147,8 @@ def test_schedules(benchmark, tiny, tmp_path, capsys, monkeypatch):
     assert len(literal["plain_accuracy"]) == 2
     assert literal["robustness"]["epsilons"] == [0.05, 0.1]
     assert len(literal["eigenvalues"]) == 30
-    [figure] = (tmp_path / "output").glob("speed-*-spectrum-30-literal+fast.png")
-    assert figure.stat().st_size > 10_000
-    assert "| literal | 0 | 2 |" in capsys.readouterr().out
+    assert (tmp_path / "spectra.png").stat().st_size > 10_000
+    assert "| 30 | literal | 1 | 2 |" in capsys.readouterr().out
 
 
 def test_training_stops_where_exponent_and_accuracy_are_reached(
