@@ -39,9 +39,9 @@ SCHEDULES = {
     "fast-eq2": fast(128, 2, 3e-3, {**PENALTY, "beta": 1.0}),
     "fast-eq2-long": fast(128, 5, 3e-3, {**PENALTY, "beta": 1.0}),
     "fast-64": fast(64, 1),
-    "fast-256": fast(256, 1),
-    "fast-500": fast(500, 3),
-    "fast-3000": fast(3000, 18),
+    "fast-256": fast(256, 2),
+    "fast-500": fast(500, 4),
+    "fast-3000": fast(3000, 24),
 }
 # Of `EigenbasisRefresh`, to compare: steps from one to the next, and examples over
 # units.
