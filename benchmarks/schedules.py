@@ -37,7 +37,6 @@ SCHEDULES = {
     "paper": {"form": "regularized", "penalty": PENALTY, **PAPER},
     "fast": fast(128, 1),
     "fast-eq2": fast(128, 2, 3e-3, {**PENALTY, "beta": 1.0}),
-    "fast-eq2-long": fast(128, 5, 3e-3, {**PENALTY, "beta": 1.0}),
     "fast-64": fast(64, 1),
     "fast-256": fast(256, 2),
     "fast-500": fast(500, 4),

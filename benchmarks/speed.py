@@ -257,11 +257,14 @@ def device_peak():
 
 def memory_table(results):
     columns = ("before_mib", "peak_before_mib", "peak_mib", "device_peak_mib")
-    yield "form", "before the steps", "peak until then", "peak in them", "of the GPU"
+    yield (
+        *("width", "batch", "form", "before the steps"),
+        *("peak until then", "peak in them", "of the GPU"),
+    )
     for result in results:
         values = [result[column] for column in columns]
         yield (
-            result["settings"]["form"],
+            *(result["settings"][key] for key in ("width", "batch", "form")),
             *("–" if value is None else f"{value:,.0f} MiB" for value in values),
         )
 

@@ -117,7 +117,7 @@ def test_memory_of_a_process(benchmark, tiny, tmp_path, capsys):
     benchmark("speed").main([*tiny, "--measure", "memory", "--forms", "literal"])
     [result] = results_in(tmp_path).values()
     assert result["peak_mib"] >= result["before_mib"] > 50
-    assert "| literal |" in capsys.readouterr().out
+    assert "| 30 | 20 | literal |" in capsys.readouterr().out
 
 
 def test_schedules(benchmark, tiny, tmp_path, capsys, monkeypatch):
