@@ -1,14 +1,19 @@
 """Trainings that end in a spectrum of 1/n, to be compared in time and robustness."""
 
 import json
+import pathlib
+import sys
 import time
 
 import keras
 import numpy as np
-from experiments import over_seeds
 from matplotlib.figure import Figure
 from measuring import Clock, measured, progress, ratios, seconds
 from networks import PENALTY, shallow
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+
+from experiments import over_seeds
 
 import keras_powerlaw as kp
 
@@ -257,6 +262,10 @@ def spectrum_table(results):
         arrived = times(runs, below=0.01)
         shared = arrived.keys() & literal.keys()
         ends = [run["candidates"][-1] for run in runs.values()]
+        plain = [
+            after(end["epochs"], run["plain_accuracy"])
+            for end, run in zip(ends, runs.values(), strict=True)
+        ]
         reports = [from_json(run["robustness"]) for run in runs.values()]
         strong = [from_json(run["strong"]) for run in runs.values() if "strong" in run]
         yield (
@@ -266,7 +275,7 @@ def spectrum_table(results):
             *ratios([arrived[s] for s in shared], [literal[s] for s in shared]),
             over_seeds([end["exponent"] for end in ends], 2),
             *percent_over_seeds([[end["accuracy"]] for end in ends]),
-            *percent_over_seeds([run["plain_accuracy"][-1:] for run in runs.values()]),
+            *percent_over_seeds([[accuracy] for accuracy in plain]),
             *percent_over_seeds([report.accuracy["fgsm"] for report in reports]),
             *percent_over_seeds([report.accuracy["pgd"] for report in reports]),
             *(
