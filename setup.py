@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
@@ -56,7 +56,7 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=["keras_powerlaw"],
+    packages=find_packages(include=["keras_powerlaw*"]),
     python_requires=">=3.10,<3.14",
     install_requires=[
         "keras>=3.12",

@@ -24,7 +24,7 @@ import numpy as np
 from networks import shallow
 
 import keras_powerlaw as kp
-from keras_powerlaw import spectra
+from keras_powerlaw.spectral import spectra
 
 IMAGE, INPUTS, CLASSES, TAU = (28, 28, 1), 784, 10, 10
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 import keras_powerlaw as kp
-from keras_powerlaw.memory import needed_bytes
+from keras_powerlaw.support.memory import needed_bytes
 
 SELF = pathlib.Path("/proc/self")
 

@@ -74,7 +74,8 @@ class Float32Regularizer(kp.SpectralActivityRegularizer):
 
     def restore_basis(self, needed):
         with mock.patch(
-            "keras_powerlaw.regularizers.product_dtype", lambda units: "float32"
+            "keras_powerlaw.spectral.regularizers.product_dtype",
+            lambda units: "float32",
         ):
             super().restore_basis(needed)
 

@@ -22,7 +22,8 @@ import numpy as np
 from scipy import optimize, special, stats
 
 import keras_powerlaw as kp
-from keras_powerlaw import Spectrum, spectra
+from keras_powerlaw import Spectrum
+from keras_powerlaw.spectral import spectra
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 

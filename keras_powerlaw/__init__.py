@@ -1,23 +1,23 @@
 """Keras components that shape a layer's covariance spectrum toward a power law."""
 
-from keras_powerlaw.activity import measure_spectrum
-from keras_powerlaw.callbacks import EigenbasisRefresh, refresh_eigenbasis
-from keras_powerlaw.flags import Flag
 from keras_powerlaw.jacobian import add_jacobian_regularizer
-from keras_powerlaw.layers import WhiteningLayer
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
-from keras_powerlaw.regularizers import (
-    SpectralActivityRegularizer,
-    add_spectral_regularizer,
-)
-from keras_powerlaw.reports import (
+from keras_powerlaw.robustness.evaluation import evaluate_robustness
+from keras_powerlaw.robustness.flags import Flag
+from keras_powerlaw.robustness.reports import (
     RobustnessReport,
     RobustnessSummary,
     combine_reports,
 )
-from keras_powerlaw.robustness import evaluate_robustness
-from keras_powerlaw.sensitivity import SensitivityMaps, sensitivity_maps
-from keras_powerlaw.spectra import Spectrum
+from keras_powerlaw.spectral.activity import measure_spectrum
+from keras_powerlaw.spectral.callbacks import EigenbasisRefresh, refresh_eigenbasis
+from keras_powerlaw.spectral.regularizers import (
+    SpectralActivityRegularizer,
+    add_spectral_regularizer,
+)
+from keras_powerlaw.spectral.sensitivity import SensitivityMaps, sensitivity_maps
+from keras_powerlaw.spectral.spectra import Spectrum
+from keras_powerlaw.spectral.whitening import WhiteningLayer
 
 __version__ = "0.1.0"
 

@@ -7,11 +7,11 @@ import numbers
 import keras
 from keras import ops
 
-from keras_powerlaw.activity import observe
-from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.gradients import vjp
-from keras_powerlaw.regularizers import checked_number, is_functional
-from keras_powerlaw.spectra import to_samples
+from keras_powerlaw.spectral.activity import observe
+from keras_powerlaw.spectral.regularizers import checked_number, is_functional
+from keras_powerlaw.spectral.spectra import to_samples
+from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.gradients import vjp
 
 
 def loss_gradient_penalty(loss, x):

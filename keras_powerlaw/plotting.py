@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.errors import invalid_value
+from keras_powerlaw.support.arguments import invalid_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from keras_powerlaw.robustness import RobustnessReport
-    from keras_powerlaw.sensitivity import SensitivityMaps
-    from keras_powerlaw.spectra import Spectrum
+    from keras_powerlaw.robustness.evaluation import RobustnessReport
+    from keras_powerlaw.spectral.sensitivity import SensitivityMaps
+    from keras_powerlaw.spectral.spectra import Spectrum
 
 _TITLES = {
     "fgsm": "FGSM",

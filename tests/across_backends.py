@@ -11,7 +11,7 @@ import numpy as np
 from backend import BACKEND, to_numpy, value_and_gradient
 
 import keras_powerlaw as kp
-from keras_powerlaw.attacks import gradient_attacks
+from keras_powerlaw.robustness.attacks import gradient_attacks
 
 EPSILONS = [0.05, 0.1]
 

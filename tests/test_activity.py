@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_powerlaw as kp
-from keras_powerlaw.activity import observe
+from keras_powerlaw.spectral.activity import observe
 
 
 @pytest.fixture

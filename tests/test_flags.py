@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from backend import only
 
-from keras_powerlaw import WhiteningLayer, flags, strong
-from keras_powerlaw.reports import RobustnessReport
-from keras_powerlaw.robustness import evaluate_robustness
+from keras_powerlaw import WhiteningLayer
+from keras_powerlaw.robustness import flags, strong
+from keras_powerlaw.robustness.evaluation import evaluate_robustness
+from keras_powerlaw.robustness.reports import RobustnessReport
 
 EPSILONS = [0.02, 0.05, 0.1, 0.2]
 

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
-from keras_powerlaw.robustness import RobustnessReport
-from keras_powerlaw.sensitivity import SensitivityMaps
-from keras_powerlaw.spectra import Spectrum
+from keras_powerlaw.robustness.evaluation import RobustnessReport
+from keras_powerlaw.spectral.sensitivity import SensitivityMaps
+from keras_powerlaw.spectral.spectra import Spectrum
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ from backend import BACKEND, only, to_numpy, value_and_gradient
 from keras import layers, ops
 
 import keras_powerlaw as kp
-from keras_powerlaw import memory, spectra
+from keras_powerlaw.spectral import spectra
+from keras_powerlaw.support import memory
 
 REDUCTIONS = ["flatten", "channels", "mean"]
 # Of what has positions and channels: image, volume, sequence.

@@ -8,7 +8,7 @@ from backend import BACKEND, to_numpy, value_and_gradient
 from keras import layers, ops
 
 import keras_powerlaw as kp
-from keras_powerlaw import regularizers, spectra
+from keras_powerlaw.spectral import regularizers, spectra
 
 ALPHAS = [0.5, 1.0, 1.5, 2.0]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from backend import only
 
-from keras_powerlaw import robustness
 from keras_powerlaw.plotting import plot_robustness
-from keras_powerlaw.reports import RobustnessReport, combine_reports
-from keras_powerlaw.robustness import evaluate_robustness
+from keras_powerlaw.robustness import evaluation as robustness
+from keras_powerlaw.robustness.evaluation import evaluate_robustness
+from keras_powerlaw.robustness.reports import RobustnessReport, combine_reports
 
 ATTACKS = ["noise", "uniform_noise", "pgd_ce", "pgd_dlr"]
 EPSILONS = [0.0, 0.1, 0.2]

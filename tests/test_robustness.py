@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from backend import BACKEND, only, to_numpy
 
-from keras_powerlaw.attacks import gradient_attacks
-from keras_powerlaw.robustness import RobustnessReport, evaluate_robustness
+from keras_powerlaw.robustness.attacks import gradient_attacks
+from keras_powerlaw.robustness.evaluation import RobustnessReport, evaluate_robustness
 
 CLASSES, PIXELS, IMAGES = 3, 12, 60
 EPSILONS = [0.0, 0.02, 0.05, 0.1, 0.2]

@@ -13,7 +13,7 @@ from backend import to_numpy, value_and_gradient
 from keras import ops
 from scipy import special
 
-from keras_powerlaw import spectra
+from keras_powerlaw.spectral import spectra
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 

@@ -6,7 +6,8 @@ import reference
 from backend import value_and_gradient
 from keras import ops
 
-from keras_powerlaw import Spectrum, spectra
+from keras_powerlaw import Spectrum
+from keras_powerlaw.spectral import spectra
 
 ALPHAS = [0.5, 1.0, 1.5, 2.0]
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from backend import BACKEND, only, to_numpy
 
-from keras_powerlaw import programs, strong
-from keras_powerlaw.attacks import gradient_attacks
-from keras_powerlaw.robustness import RobustnessReport, evaluate_robustness
-from keras_powerlaw.strong import Problem, ball_points, pgd, strong_attack
+from keras_powerlaw.robustness import programs, strong
+from keras_powerlaw.robustness.attacks import gradient_attacks
+from keras_powerlaw.robustness.evaluation import RobustnessReport, evaluate_robustness
+from keras_powerlaw.robustness.strong import Problem, ball_points, pgd, strong_attack
 
 STRONG = ["pgd_ce", "pgd_dlr"]
 EPSILONS = [0.02, 0.05, 0.1, 0.2]

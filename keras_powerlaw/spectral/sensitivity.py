@@ -13,16 +13,16 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.activity import (
+from keras_powerlaw.spectral.activity import (
     Progress,
     find_layer,
     input_batches,
     observe,
     stream_covariances,
 )
-from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.gradients import vjp
-from keras_powerlaw.spectra import Spectrum, eigendecomposition, to_samples
+from keras_powerlaw.spectral.spectra import Spectrum, eigendecomposition, to_samples
+from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.gradients import vjp
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,14 +20,14 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.attacks import projected_step
-from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.programs import (
+from keras_powerlaw.robustness.attacks import projected_step
+from keras_powerlaw.robustness.programs import (
     LOSSES,
     compiled,
     compiled_logits,
     logits_and_gradient,
 )
+from keras_powerlaw.support.arguments import invalid_value
 
 # In the order in which they run: each attacks what those before it left.
 STRONG_ATTACKS = ("pgd_ce", "pgd_dlr", "autopgd", "square")

@@ -16,16 +16,16 @@ import numpy as np
 from keras import ops
 from keras.src.backend import get_stateless_scope  # nothing public tells the scope
 
-from keras_powerlaw.activity import find_layer, flatten_layers, output_units
-from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.memory import check_memory
-from keras_powerlaw.spectra import (
+from keras_powerlaw.spectral.activity import find_layer, flatten_layers, output_units
+from keras_powerlaw.spectral.spectra import (
     check_reduction,
     exact_variances,
     power_law_penalty,
     projected_variances,
     to_samples,
 )
+from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.memory import check_memory
 
 # The ways into Keras that have no public name: without them, the penalty would silently
 # be left out.

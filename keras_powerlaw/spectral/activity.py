@@ -12,10 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.gradients import no_gradients
-from keras_powerlaw.memory import check_memory
-from keras_powerlaw.spectra import (
+from keras_powerlaw.spectral.spectra import (
     Spectrum,
     StreamingCovariance,
     channel_axis,
@@ -24,6 +21,9 @@ from keras_powerlaw.spectra import (
     eigendecomposition,
     to_samples,
 )
+from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.gradients import no_gradients
+from keras_powerlaw.support.memory import check_memory
 
 
 def measure_spectrum(

@@ -10,18 +10,22 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_powerlaw.activity import (
+from keras_powerlaw.spectral.activity import (
     Progress,
     flatten_layers,
     output_units,
     stream_covariances,
 )
-from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.regularizers import (
+from keras_powerlaw.spectral.regularizers import (
     SpectralActivityRegularizer,
     regularized_layers,
 )
-from keras_powerlaw.spectra import Spectrum, eigendecomposition, variances_along
+from keras_powerlaw.spectral.spectra import (
+    Spectrum,
+    eigendecomposition,
+    variances_along,
+)
+from keras_powerlaw.support.arguments import invalid_value
 
 
 def refresh_eigenbasis(

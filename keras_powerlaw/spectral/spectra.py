@@ -18,8 +18,8 @@ import scipy.stats
 from keras import ops
 from keras.backend import standardize_dtype
 
-from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.replicas import replica_context, sum_over_replicas
+from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.replicas import replica_context, sum_over_replicas
 
 # --- inside a training step ----------------------------------------------------------
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.flags import Flag, find_flags
-from keras_powerlaw.strong import STRONG_ATTACKS
+from keras_powerlaw.robustness.flags import Flag, find_flags
+from keras_powerlaw.robustness.strong import STRONG_ATTACKS
+from keras_powerlaw.support.arguments import invalid_value
 
 
 @dataclass(frozen=True, eq=False)

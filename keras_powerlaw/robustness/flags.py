@@ -14,8 +14,12 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.programs import compiled, cross_entropy, logits_and_gradient
-from keras_powerlaw.strong import STRONG_ATTACKS, Problem, is_correct, pgd
+from keras_powerlaw.robustness.programs import (
+    compiled,
+    cross_entropy,
+    logits_and_gradient,
+)
+from keras_powerlaw.robustness.strong import STRONG_ATTACKS, Problem, is_correct, pgd
 
 # Images that the measured checks look at.
 CHECKED = 500

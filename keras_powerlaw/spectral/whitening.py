@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.spectra import count_examples, covariance, to_samples
+from keras_powerlaw.spectral.spectra import count_examples, covariance, to_samples
+from keras_powerlaw.support.arguments import invalid_value
 
 
 @keras.saving.register_keras_serializable(package="keras_powerlaw")

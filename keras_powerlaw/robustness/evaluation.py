@@ -18,12 +18,10 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from keras_powerlaw.activity import Progress, observe
-from keras_powerlaw.attacks import gradient_attacks
-from keras_powerlaw.errors import invalid_value
-from keras_powerlaw.flags import measure_checks
-from keras_powerlaw.reports import RobustnessReport, from_bits, to_state
-from keras_powerlaw.strong import (
+from keras_powerlaw.robustness.attacks import gradient_attacks
+from keras_powerlaw.robustness.flags import measure_checks
+from keras_powerlaw.robustness.reports import RobustnessReport, from_bits, to_state
+from keras_powerlaw.robustness.strong import (
     STRONG_ATTACKS,
     Problem,
     ball_points,
@@ -32,6 +30,8 @@ from keras_powerlaw.strong import (
     correct_rows,
     strong_attack,
 )
+from keras_powerlaw.spectral.activity import Progress, observe
+from keras_powerlaw.support.arguments import invalid_value
 
 ATTACKS = ("fgsm", "pgd", "noise")
 _NOISES = ("noise", "uniform_noise")

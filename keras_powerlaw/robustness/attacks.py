@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_powerlaw.programs import (
+from keras_powerlaw.robustness.programs import (
     compiled,
     cross_entropy,
     frozen,

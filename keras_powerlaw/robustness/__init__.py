@@ -1,0 +1,1 @@
+"""Accuracy under attack, and how far it is to be trusted."""

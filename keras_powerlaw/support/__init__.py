@@ -1,0 +1,1 @@
+"""What the measurements of spectra and of robustness both stand on."""
