@@ -2,21 +2,17 @@
 
 from keras_powerlaw.jacobian import add_jacobian_regularizer
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
-from keras_powerlaw.robustness.evaluation import evaluate_robustness
+from keras_powerlaw.robustness.evaluate import evaluate_robustness
 from keras_powerlaw.robustness.flags import Flag
-from keras_powerlaw.robustness.reports import (
-    RobustnessReport,
-    RobustnessSummary,
-    combine_reports,
-)
-from keras_powerlaw.spectral.activity import measure_spectrum
-from keras_powerlaw.spectral.callbacks import EigenbasisRefresh, refresh_eigenbasis
-from keras_powerlaw.spectral.regularizers import (
-    SpectralActivityRegularizer,
-    add_spectral_regularizer,
-)
+from keras_powerlaw.robustness.report import RobustnessReport
+from keras_powerlaw.robustness.summary import RobustnessSummary, combine_reports
+from keras_powerlaw.spectral.adding import add_spectral_regularizer
+from keras_powerlaw.spectral.callback import EigenbasisRefresh
+from keras_powerlaw.spectral.measuring import measure_spectrum
+from keras_powerlaw.spectral.refresh import refresh_eigenbasis
+from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.spectral.sensitivity import SensitivityMaps, sensitivity_maps
-from keras_powerlaw.spectral.spectra import Spectrum
+from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.whitening import WhiteningLayer
 
 __version__ = "0.1.0"
@@ -25,8 +21,8 @@ __all__ = [
     "EigenbasisRefresh",
     "Flag",
     "RobustnessReport",
-    "SensitivityMaps",
     "RobustnessSummary",
+    "SensitivityMaps",
     "SpectralActivityRegularizer",
     "Spectrum",
     "WhiteningLayer",

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import numbers
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_powerlaw.spectral.activity import observe
-from keras_powerlaw.spectral.regularizers import checked_number, is_functional
-from keras_powerlaw.spectral.spectra import to_samples
-from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.arguments import (
+    invalid_value,
+    is_integer,
+    validate_number,
+)
 from keras_powerlaw.support.gradients import vjp
+from keras_powerlaw.support.keras_internals import compile_arguments
+from keras_powerlaw.support.layers import is_functional, without_activity_regularizers
+from keras_powerlaw.support.replicas import share_of_replica
+from keras_powerlaw.support.types import Tensor
+from keras_powerlaw.support.units import to_samples
 
 
-def loss_gradient_penalty(loss, x):
+def loss_gradient_penalty(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Mean squared norm of the per-example gradient of the loss.
 
     1/B Σ_b ‖∂L_b / ∂s_b‖²
@@ -30,11 +37,13 @@ def loss_gradient_penalty(loss, x):
     Reference:
         Nassar et al. (2020), eq. (11), without its factor β.
     """
-    losses, product = vjp(loss, x)
+    losses, product, _ = vjp(loss, x)
     return ops.mean(_squared_norms(product(ops.ones_like(losses))))
 
 
-def output_jacobian_penalty(outputs, x, directions):
+def output_jacobian_penalty(
+    outputs: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
+) -> Tensor:
     """Mean squared Frobenius norm of the Jacobian of the outputs, or its estimate.
 
     1/B Σ_b C/P Σ_p ‖v_pbᵀ J_b‖²,  J_b = ∂z_b / ∂s_b
@@ -55,7 +64,7 @@ def output_jacobian_penalty(outputs, x, directions):
         Hoffman et al. (2019), *Robust learning with Jacobian regularization*, without
         their factor 1/2.
     """
-    z, product = vjp(outputs, x)
+    z, product, _ = vjp(outputs, x)
     count, _, classes = directions.shape
     norms = [
         _squared_norms(product(ops.cast(directions[index], z.dtype)))
@@ -64,19 +73,23 @@ def output_jacobian_penalty(outputs, x, directions):
     return ops.mean(sum(norms)) * (classes / count)
 
 
-def random_directions(count, batch, classes, seed):
+def random_directions(
+    count: int, batch: Tensor, classes: int, seed: keras.random.SeedGenerator
+) -> Tensor:
     """Directions uniform on the unit sphere, shape `(count, batch, classes)`."""
     normal = keras.random.normal((count, batch, classes), dtype="float32", seed=seed)
     return normal / ops.norm(normal, axis=-1, keepdims=True)
 
 
-def standard_basis(batch, classes):
+def standard_basis(batch: Tensor, classes: int) -> Tensor:
     """The unit vectors of each class, shape `(classes, batch, classes)`."""
     eye = ops.eye(classes, dtype="float32")
     return ops.broadcast_to(eye[:, None], (classes, batch, classes))
 
 
-def add_jacobian_regularizer(model, beta=0.01, *, projections=None):
+def add_jacobian_regularizer(
+    model: keras.Model, beta: float = 0.01, *, projections: int | None = None
+) -> keras.Model:
     """Adds a penalty on the input-output Jacobian to the loss of an existing model.
 
     By default the squared norm of the gradient of the loss with respect to the input,
@@ -170,27 +183,31 @@ def add_jacobian_regularizer(model, beta=0.01, *, projections=None):
         projections=projections,
     )
     if model.compiled:
-        # The arguments as they were given: `get_compile_config()` would need a loss or
-        # metric of the user's own to be registered with Keras.
-        settings = model._compile_config.config
-        regularized.compile(**{**settings, "optimizer": model.optimizer})
+        arguments = compile_arguments(model)
+        regularized.compile(**{**arguments, "optimizer": model.optimizer})
     return regularized
 
 
 @keras.saving.register_keras_serializable(package="keras_powerlaw")
-class JacobianRegularizedModel(keras.Model):
+class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
     """The model that `add_jacobian_regularizer` returns, and explains."""
 
     # It hands on any arguments of a Functional model: by that Keras knows that it can
     # save and load this one in the same way.
-    def __init__(self, *args, beta=None, projections=None, **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        beta: float | None = None,
+        projections: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         if beta is None:  # `clone_model` passes no other arguments
             raise ValueError(
                 "keras.models.clone_model() does not know of the Jacobian penalty. "
                 "Clone the plain model, and call add_jacobian_regularizer() again."
             )
         super().__init__(*args, **kwargs)
-        self.beta = checked_number("beta", beta)
+        self.beta = validate_number("beta", beta)
         if not keras.backend.is_float_dtype(self.inputs[0].dtype):
             raise invalid_value(
                 "model",
@@ -206,11 +223,7 @@ class JacobianRegularizedModel(keras.Model):
                     "outputs of shape (batch, classes) for random projections",
                     f"outputs of shape {shape}",
                 )
-            if (
-                not isinstance(projections, numbers.Integral)
-                or isinstance(projections, bool)
-                or not 1 <= projections <= shape[1]
-            ):
+            if not is_integer(projections) or not 1 <= projections <= shape[1]:
                 raise invalid_value(
                     "projections",
                     f"None or an integer from 1 to {shape[1]} (the number of classes)",
@@ -221,23 +234,24 @@ class JacobianRegularizedModel(keras.Model):
         self.seed_generator = keras.random.SeedGenerator()
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
         # First, since the pass below clears the layers' losses.
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        # By the way of the layers' own losses: `tf.distribute` scales those.
-        return loss + self._aggregate_additional_loss(
-            self.beta * self.jacobian_penalty(x, y)
-        )
+        return loss + share_of_replica(self.beta * self.jacobian_penalty(x, y))
 
-    def jacobian_penalty(self, x, y):
+    def jacobian_penalty(self, x: Any, y: Any) -> Tensor:
         """The penalty for a batch, without its factor β."""
         x = ops.cast(keras.tree.flatten(x)[0], self.inputs[0].dtype)
 
-        def outputs(images):
-            # Observing no layer makes their regularizers step aside, since their
-            # penalties are in the loss already.
-            with observe(self, []):
+        def outputs(images: Tensor) -> Tensor:
+            # Their penalties are in the loss already.
+            with without_activity_regularizers(self):
                 return self(images, training=False)
 
         if self.projections is None:
@@ -252,7 +266,7 @@ class JacobianRegularizedModel(keras.Model):
             )
         return output_jacobian_penalty(outputs, x, directions)
 
-    def _loss_per_example(self, y):
+    def _loss_per_example(self, y: Any) -> Callable[[Tensor], Tensor]:
         """The compiled loss, from outputs to shape `(batch,)`."""
         losses = keras.tree.flatten(self.loss)
         if len(losses) != 1 or losses[0] is None or y is None:
@@ -265,7 +279,7 @@ class JacobianRegularizedModel(keras.Model):
         # A Loss object reduces over the batch; its `call` does not.
         function = loss.call if isinstance(loss, keras.losses.Loss) else loss
 
-        def per_example(outputs):
+        def per_example(outputs: Tensor) -> Tensor:
             outputs = ops.cast(outputs, "float32")
             values = function(ops.convert_to_tensor(y), outputs)
             if not len(values.shape):
@@ -277,7 +291,7 @@ class JacobianRegularizedModel(keras.Model):
 
         return per_example
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "beta": self.beta,
@@ -285,6 +299,6 @@ class JacobianRegularizedModel(keras.Model):
         }
 
 
-def _squared_norms(gradients):
+def _squared_norms(gradients: Tensor) -> Tensor:
     """`(batch, …)` to `(batch,)`, in float32: squares do not fit a half."""
     return ops.sum(ops.square(to_samples(ops.cast(gradients, "float32"))), axis=1)

@@ -9,9 +9,10 @@ from pathlib import Path
 import keras
 import numpy as np
 from backend import BACKEND, to_numpy, value_and_gradient
+from problems import problem_of
 
 import keras_powerlaw as kp
-from keras_powerlaw.robustness.attacks import gradient_attacks
+from keras_powerlaw.robustness.attacks import fgsm, pgd
 
 EPSILONS = [0.05, 0.1]
 
@@ -60,10 +61,12 @@ def results(directory):
     )
     found["white"] = to_numpy(kp.WhiteningLayer()(activity, training=True))
     found["logits"] = to_numpy(model(x))
-    attacks = gradient_attacks(model, (0.0, 1.0), 20, 0.01)
-    for name, attack in attacks.items():
+    problem = problem_of(model, x, y, pgd_steps=20)
+    for name, attack in {"fgsm": fgsm.perturb, "pgd": pgd.perturb}.items():
         for epsilon in EPSILONS:
-            found[f"{name} {epsilon}"] = to_numpy(attack(x, y, epsilon))
+            found[f"{name} {epsilon}"] = to_numpy(
+                attack(problem, epsilon, problem.indices)
+            )
     report = kp.evaluate_robustness(model, x, y, EPSILONS, pgd_steps=20)
     for name, correct in report.correct.items():
         found[f"correct {name}"] = correct

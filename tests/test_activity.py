@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_powerlaw as kp
-from keras_powerlaw.spectral.activity import observe
+from keras_powerlaw.support.layers import observe
 
 
 @pytest.fixture
@@ -95,7 +95,10 @@ def test_observing_leaves_no_trace_even_after_an_error(model, x):
     layer = layers.Dense(20, name="hidden", activity_regularizer=l2)
     model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layer])
     before = dict(vars(model.layers[0]))
-    with pytest.raises(RuntimeError), observe(model, model.layers) as observed:
+    with (
+        pytest.raises(RuntimeError),
+        observe(model, model.layers, [len, len]) as observed,
+    ):
         model(x)
         raise RuntimeError
     assert [len(calls) for calls in observed] == [1, 1]

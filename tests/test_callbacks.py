@@ -286,10 +286,10 @@ class TestCallback:
             ({"max_samples": 90}, 100, 90),
         ):
             seen = []
-            monkeypatch.setattr(kp.spectral.callbacks, "FEWEST_EXAMPLES", fewest)
-            update = kp.spectral.spectra.StreamingCovariance.update
+            monkeypatch.setattr(kp.spectral.callback, "FEWEST_EXAMPLES", fewest)
+            update = kp.spectral.covariance.StreamingCovariance.update
             monkeypatch.setattr(
-                kp.spectral.spectra.StreamingCovariance,
+                kp.spectral.covariance.StreamingCovariance,
                 "update",
                 lambda self, activity, seen=seen, update=update: (
                     seen.append(len(activity)),

@@ -6,9 +6,10 @@ import pytest
 from backend import only
 
 from keras_powerlaw import WhiteningLayer
-from keras_powerlaw.robustness import flags, strong
-from keras_powerlaw.robustness.evaluation import evaluate_robustness
-from keras_powerlaw.robustness.reports import RobustnessReport
+from keras_powerlaw.robustness import checks
+from keras_powerlaw.robustness.attacks import autopgd, square
+from keras_powerlaw.robustness.evaluate import evaluate_robustness
+from keras_powerlaw.robustness.report import RobustnessReport
 
 EPSILONS = [0.02, 0.05, 0.1, 0.2]
 
@@ -58,8 +59,8 @@ class TestMeasuredFlags:
     @pytest.mark.parametrize("norm", [np.inf, 2])
     def test_nor_under_attacks_of_the_toolbox(self, trained, data, norm, monkeypatch):
         pytest.importorskip("art", reason="needs the Adversarial Robustness Toolbox")
-        monkeypatch.setattr(strong, "AUTOPGD_STEPS", 10)
-        monkeypatch.setattr(strong, "SQUARE_QUERIES", 30)
+        monkeypatch.setattr(autopgd, "STEPS", 10)
+        monkeypatch.setattr(square, "QUERIES", 30)
         attacks = ["pgd", "noise", "pgd_ce", "autopgd"]
         attacks += ["square"] if norm == np.inf else []
         few = data[0][:100], data[1][:100]
@@ -153,7 +154,7 @@ class TestMeasuredFlags:
         assert evaluate(trained, data, ["noise"], checks=False).checks == {}
 
     def test_look_at_the_first_images_only(self, trained, data, monkeypatch):
-        monkeypatch.setattr(flags, "CHECKED", 40)
+        monkeypatch.setattr(checks, "CHECKED", 40)
         garbage = data[0].copy()
         report = evaluate(trained, (garbage, data[1]))
         garbage[40:] = 0.5

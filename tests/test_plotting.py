@@ -10,9 +10,9 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
-from keras_powerlaw.robustness.evaluation import RobustnessReport
+from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.spectral.sensitivity import SensitivityMaps
-from keras_powerlaw.spectral.spectra import Spectrum
+from keras_powerlaw.spectral.spectrum import Spectrum
 
 
 @pytest.fixture(autouse=True)
@@ -124,8 +124,8 @@ class TestSpectrum:
     @pytest.mark.parametrize("tau", [0, -1, 1.5, True])
     def test_invalid_tau_is_named(self, tau):
         message = (
-            "Invalid value for argument `tau`. Expected an integer of at least 1, "
-            f"or None. Received: tau={tau}"
+            "Invalid value for argument `tau`. Expected None or an integer of at "
+            f"least 1. Received: tau={tau}"
         )
         with pytest.raises(ValueError) as error:
             plot_spectrum(power_law(), tau=tau)

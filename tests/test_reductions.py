@@ -8,8 +8,9 @@ from backend import BACKEND, only, to_numpy, value_and_gradient
 from keras import layers, ops
 
 import keras_powerlaw as kp
-from keras_powerlaw.spectral import spectra
+from keras_powerlaw.spectral.covariance import StreamingCovariance
 from keras_powerlaw.support import memory
+from keras_powerlaw.support.units import count_units, to_samples
 
 REDUCTIONS = ["flatten", "channels", "mean"]
 # Of what has positions and channels: image, volume, sequence.
@@ -57,26 +58,26 @@ class TestSamples:
     def test_are_those_of_numpy(self, shape, reduction, data_format):
         activity = np.random.default_rng(0).normal(size=arranged(shape, data_format))
         found = to_numpy(
-            spectra.to_samples(ops.convert_to_tensor(activity, "float32"), reduction)
+            to_samples(ops.convert_to_tensor(activity, "float32"), reduction)
         )
         expected = samples(activity, reduction, data_format)
         if reduction == "flatten":  # the paper's: the order of its units is the array's
             expected = activity.reshape(len(activity), -1)
         np.testing.assert_allclose(found, expected, atol=1e-6)
-        assert spectra.count_units(activity.shape, reduction) == expected.shape[1]
+        assert count_units(activity.shape, reduction) == expected.shape[1]
 
     @pytest.mark.parametrize("reduction", REDUCTIONS)
     @pytest.mark.parametrize("shape", [(4, 7), (4,)])
     def test_are_the_same_without_positions(self, shape, reduction, data_format):
         activity = np.random.default_rng(0).normal(size=shape).astype("float32")
-        found = spectra.to_samples(ops.convert_to_tensor(activity), reduction)
+        found = to_samples(ops.convert_to_tensor(activity), reduction)
         np.testing.assert_array_equal(to_numpy(found).ravel(), activity.ravel())
 
     def test_positions_need_no_known_number_unless_they_are_flattened(self):
         shape = (None, None, None, 8)
-        assert spectra.count_units(shape, "flatten") is None
-        assert spectra.count_units(shape, "channels") == 8
-        assert spectra.count_units(shape, "mean") == 8
+        assert count_units(shape, "flatten") is None
+        assert count_units(shape, "channels") == 8
+        assert count_units(shape, "mean") == 8
 
     @pytest.mark.parametrize("bad", ["max", None, 1, ["flatten"]])
     def test_refuses_other_reductions(self, bad):
@@ -107,7 +108,7 @@ class TestPenalty:
             1.5, 2, 3.0, exact=exact, reduction=reduction
         )
         if not exact:
-            regularizer.set_basis(basis)
+            regularizer.eigenbasis.renew(basis)
 
         def variances(x):
             rows = samples(x, reduction, data_format)
@@ -195,7 +196,7 @@ class TestMeasurements:
 
     def test_wide_batches_are_added_in_pieces(self):
         rows = np.random.default_rng(3).normal(size=(4_500_000, 2)).astype("f4")
-        running = spectra.StreamingCovariance()
+        running = StreamingCovariance()
         running.update(rows)  # three pieces
         np.testing.assert_allclose(
             running.covariance(), np.cov(rows, rowvar=False), atol=1e-12
@@ -397,7 +398,7 @@ class TestMemory:
         def refuse(*_):
             raise AssertionError("allocated")
 
-        monkeypatch.setattr(spectra.StreamingCovariance, "update", refuse)
+        monkeypatch.setattr(StreamingCovariance, "update", refuse)
 
     TEXT = (
         r"layer 'map' \(216 units\). .* at most 0.0 GiB, which are available. "

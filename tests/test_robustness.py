@@ -8,9 +8,12 @@ import keras
 import numpy as np
 import pytest
 from backend import BACKEND, only, to_numpy
+from problems import problem_of
 
-from keras_powerlaw.robustness.attacks import gradient_attacks
-from keras_powerlaw.robustness.evaluation import RobustnessReport, evaluate_robustness
+from keras_powerlaw.robustness.attacks import fgsm as fgsm_attack
+from keras_powerlaw.robustness.attacks import pgd as pgd_attack
+from keras_powerlaw.robustness.evaluate import evaluate_robustness
+from keras_powerlaw.robustness.report import RobustnessReport
 
 CLASSES, PIXELS, IMAGES = 3, 12, 60
 EPSILONS = [0.0, 0.02, 0.05, 0.1, 0.2]
@@ -101,7 +104,8 @@ class TestGradientAttacks:
         model = mlp()
         x = keras.ops.convert_to_tensor(images.astype("float32"))
         y = keras.ops.convert_to_tensor(labels)
-        ours = gradient_attacks(model, (0.0, 1.0), 10, 0.03)
+        problem = problem_of(model, images, labels, pgd_steps=10, pgd_step_size=0.03)
+        ours = {"fgsm": fgsm_attack.perturb, "pgd": pgd_attack.perturb}
         for epsilon in (0.05, 0.2):
             limits = {"clip_min": 0.0, "clip_max": 1.0, "y": y}
             theirs = {
@@ -122,7 +126,7 @@ class TestGradientAttacks:
             for name, perturbed in theirs.items():
                 expected = to_numpy(perturbed)
                 assert np.abs(expected - to_numpy(x)).max() <= epsilon + 1e-6
-                found = ours[name](images.astype("float32"), labels, epsilon)
+                found = ours[name](problem, epsilon, problem.indices)
                 np.testing.assert_array_equal(to_numpy(found), expected)
                 correct = to_numpy(model(perturbed)).argmax(axis=1) == labels
                 np.testing.assert_array_equal(report.correct[name][0], correct)

@@ -13,7 +13,8 @@ from backend import to_numpy, value_and_gradient
 from keras import ops
 from scipy import special
 
-from keras_powerlaw.spectral import spectra
+from keras_powerlaw.spectral.penalty import power_law_penalty, projected_variances
+from keras_powerlaw.spectral.spectrum import fit_power_law
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -32,14 +33,14 @@ def variances(activity):
     """The package's estimates for every unit."""
     activity = ops.convert_to_tensor(activity)
     basis = ops.eye(activity.shape[1], dtype=activity.dtype)
-    return to_numpy(spectra.projected_variances(activity, basis))
+    return to_numpy(projected_variances(activity, basis))
 
 
 def penalties(tails):
     """Eq. (2) for each row, with β such that it is the sum over the directions."""
 
     def penalty(tail):
-        return spectra.power_law_penalty(tail, tau=TAU, beta=WIDTH)
+        return power_law_penalty(tail, tau=TAU, beta=WIDTH)
 
     return ops.vectorized_map(penalty, tails)
 
@@ -126,7 +127,7 @@ class TestEquilibrium:
         np.testing.assert_allclose(np.mean(found[1:] / DECAY[1:]), expected, atol=0.02)
         # The same step for all n > τ: the exponent stays.
         whole = np.r_[np.ones(TAU - 1), found]
-        exponent, _ = spectra.fit_power_law(whole, TAU + 1, WIDTH)
+        exponent, _ = fit_power_law(whole, TAU + 1, WIDTH)
         np.testing.assert_allclose(exponent, 1.0, atol=0.02)
 
 
@@ -177,8 +178,7 @@ class TestBasisFromFewExamples:
             true, 3 * 200, np.random.default_rng(7)
         )
         exponents = [
-            spectra.fit_power_law(values, 11, 200)[0]
-            for values in (measured, true, along)
+            fit_power_law(values, 11, 200)[0] for values in (measured, true, along)
         ]
         assert exponents[0] > exponents[1] + 0.05 > exponents[2] + 0.1
         # Schur and Horn: the diagonal in any basis is majorized by the eigenvalues.

@@ -7,7 +7,18 @@ from backend import value_and_gradient
 from keras import ops
 
 from keras_powerlaw import Spectrum
-from keras_powerlaw.spectral import spectra
+from keras_powerlaw.spectral.covariance import (
+    StreamingCovariance,
+    eigendecomposition,
+    variances_along,
+)
+from keras_powerlaw.spectral.penalty import (
+    covariance,
+    exact_variances,
+    power_law_penalty,
+    projected_variances,
+)
+from keras_powerlaw.spectral.spectrum import fit_power_law
 
 ALPHAS = [0.5, 1.0, 1.5, 2.0]
 
@@ -21,7 +32,7 @@ class TestPenalty:
     @pytest.mark.parametrize("tau", [1, 10])
     def test_equals_equation_2(self, alpha, tau):
         variances = np.sort(np.random.default_rng(0).gamma(1.0, size=60))[::-1]
-        value = spectra.power_law_penalty(
+        value = power_law_penalty(
             ops.convert_to_tensor(variances[tau - 1 :]), alpha, tau, beta=3.0
         )
         expected = reference.penalty(variances, alpha, tau, beta=3.0)
@@ -31,7 +42,7 @@ class TestPenalty:
     def test_is_the_authors_form_at_tau_11_on_sorted_estimates(self, alpha):
         estimates = np.random.default_rng(1).gamma(1.0, size=80)
         ordered = np.sort(estimates)[::-1]
-        value = spectra.power_law_penalty(
+        value = power_law_penalty(
             ops.convert_to_tensor(ordered[10:]), alpha, tau=11, beta=2.0
         )
         expected = reference.authors_penalty(estimates, alpha, beta=2.0)
@@ -41,7 +52,7 @@ class TestPenalty:
     def test_is_zero_on_an_exact_power_law(self, alpha):
         n = np.arange(10, 501)
         tail = ops.convert_to_tensor((7.0 * n**-alpha).astype("float32"))
-        assert abs(float(spectra.power_law_penalty(tail, alpha, tau=10))) < 1e-6
+        assert abs(float(power_law_penalty(tail, alpha, tau=10))) < 1e-6
 
     def test_counts_too_slow_a_decay_twice(self):
         # λ/γ = 1 + d against 1 − d, for n > τ: d² + d against d².
@@ -49,8 +60,8 @@ class TestPenalty:
         above, below = 1.0 / n, 1.0 / n
         above[1:] *= 1 + d
         below[1:] *= 1 - d
-        slow = float(spectra.power_law_penalty(ops.convert_to_tensor(above)))
-        fast = float(spectra.power_law_penalty(ops.convert_to_tensor(below)))
+        slow = float(power_law_penalty(ops.convert_to_tensor(above)))
+        fast = float(power_law_penalty(ops.convert_to_tensor(below)))
         np.testing.assert_allclose(slow, 90 / 100 * (d**2 + d), rtol=1e-5)
         np.testing.assert_allclose(fast, 90 / 100 * d**2, rtol=1e-5)
 
@@ -58,7 +69,7 @@ class TestPenalty:
     def test_log_ratio_in_closed_form(self, alpha):
         # A power law of another exponent: log λₙ/γₙ = (α − 1.7) log n/τ.
         n = np.arange(10, 101)
-        value = spectra.power_law_penalty(
+        value = power_law_penalty(
             ops.convert_to_tensor(3.0 * n**-1.7), alpha, 10, beta=2.0, log_ratio=True
         )
         logs = (alpha - 1.7) * np.log(n)
@@ -73,14 +84,14 @@ class TestPenalty:
         tail = 1 / np.arange(1, 6)
         tail[4] *= r
         _, gradient = value_and_gradient(
-            lambda tail: spectra.power_law_penalty(tail, 1.0, 1, 1.0, log_ratio), tail
+            lambda tail: power_law_penalty(tail, 1.0, 1, 1.0, log_ratio), tail
         )
         expected = 2 * np.log(r) if log_ratio else 2 * r * (r - 1)
         np.testing.assert_allclose(gradient[4] * tail[4], expected / 5, rtol=1e-4)
 
     def test_log_ratio_of_a_dead_direction_is_finite(self):
         value, gradient = value_and_gradient(
-            lambda tail: spectra.power_law_penalty(tail, 0.0, 1, log_ratio=True),
+            lambda tail: power_law_penalty(tail, 0.0, 1, log_ratio=True),
             np.array([1.0, 1.0, 1.0, 1.0, 0.0]),
         )
         np.testing.assert_allclose(value, np.log(1e-7) ** 2 / 5, rtol=1e-5)
@@ -90,20 +101,20 @@ class TestPenalty:
         # In every batch, the gradients for log λₙ over the band of κ sum to zero.
         tail = np.random.default_rng(13).gamma(2.0, size=31)
         _, gradient = value_and_gradient(
-            lambda tail: spectra.power_law_penalty(tail, 1.3, 10, log_ratio=True), tail
+            lambda tail: power_law_penalty(tail, 1.3, 10, log_ratio=True), tail
         )
         assert abs(np.sum(gradient * tail)) < 1e-5 * np.sum(np.abs(gradient * tail))
 
     @pytest.mark.parametrize("log_ratio", [False, True])
     def test_is_zero_without_an_anchor(self, log_ratio):
         tail = ops.zeros((5,))
-        assert float(spectra.power_law_penalty(tail, tau=3, log_ratio=log_ratio)) == 0.0
+        assert float(power_law_penalty(tail, tau=3, log_ratio=log_ratio)) == 0.0
 
     @pytest.mark.parametrize("log_ratio", [False, True])
     @pytest.mark.parametrize("tail", [[np.nan, 1.0], [1.0, np.nan]])
     def test_passes_nan_on(self, tail, log_ratio):
         tail = ops.convert_to_tensor(np.array(tail, "float32"))
-        value = spectra.power_law_penalty(tail, tau=3, log_ratio=log_ratio)
+        value = power_law_penalty(tail, tau=3, log_ratio=log_ratio)
         assert np.isnan(float(value))
 
 
@@ -113,7 +124,7 @@ class TestVariances:
         rng = np.random.default_rng(2)
         activity = rng.normal(size=(batch, 50)) + 3.0
         basis = reference.orthonormal(50, rng)
-        value = spectra.projected_variances(
+        value = projected_variances(
             ops.convert_to_tensor(activity), ops.convert_to_tensor(basis)
         )
         expected = reference.variances(activity, basis)
@@ -122,7 +133,7 @@ class TestVariances:
     @pytest.mark.parametrize("batch", [20, 200], ids=["B < N", "B > N"])
     def test_exact_are_the_eigenvalues(self, batch):
         activity = np.random.default_rng(3).normal(size=(batch, 50))
-        value = numpy(spectra.exact_variances(ops.convert_to_tensor(activity)))
+        value = numpy(exact_variances(ops.convert_to_tensor(activity)))
         expected = np.linalg.eigvalsh(np.cov(activity, rowvar=False))[::-1]
         np.testing.assert_allclose(value, expected, atol=1e-5 * expected[0])
 
@@ -131,7 +142,7 @@ class TestVariances:
         true = 1.0 / np.arange(1, 21)
         draws = rng.normal(size=(20000, 4, 20)) * np.sqrt(true)  # batches of four
         mean = np.mean([np.var(batch, axis=0, ddof=1) for batch in draws], axis=0)
-        one = spectra.projected_variances(
+        one = projected_variances(
             ops.convert_to_tensor(draws[0]), ops.convert_to_tensor(np.eye(20))
         )
         np.testing.assert_allclose(numpy(one), draws[0].var(axis=0, ddof=1), rtol=1e-5)
@@ -140,15 +151,15 @@ class TestVariances:
 
     def test_of_a_single_example_are_zero(self):
         one = ops.ones((1, 3))
-        assert not numpy(spectra.projected_variances(one, ops.eye(3))).any()
-        assert not numpy(spectra.covariance(one)[1]).any()
+        assert not numpy(projected_variances(one, ops.eye(3))).any()
+        assert not numpy(covariance(one)[1]).any()
 
 
 class TestStreamingCovariance:
     def test_equals_numpy_whatever_the_batches(self):
         data = np.random.default_rng(5).normal(size=(100, 7)) + 100.0
         for sizes in ([100], [1, 99], [33, 33, 34]):
-            running = spectra.StreamingCovariance()
+            running = StreamingCovariance()
             for batch in np.split(data, np.cumsum(sizes)[:-1]):
                 running.update(batch)
             np.testing.assert_allclose(
@@ -165,17 +176,17 @@ class TestStreamingCovariance:
         scores -= scores.mean(axis=0)
         scores = np.linalg.qr(scores)[0] * np.sqrt(399)  # covariance exactly I
         data = scores * np.sqrt(true) @ basis.T + 1000.0
-        running = spectra.StreamingCovariance()
+        running = StreamingCovariance()
         for batch in np.split(data, 10):
             running.update(batch)
-        eigenvalues, _ = spectra.eigendecomposition(running.covariance())
+        eigenvalues, _ = eigendecomposition(running.covariance())
         np.testing.assert_allclose(eigenvalues, true, rtol=1e-2)
 
 
 def test_eigendecomposition_sorts_and_reconstructs():
     rng = np.random.default_rng(7)
     sigma = np.cov(rng.normal(size=(30, 50)), rowvar=False)  # singular
-    eigenvalues, vectors = spectra.eigendecomposition(sigma)
+    eigenvalues, vectors = eigendecomposition(sigma)
     assert np.all(np.diff(eigenvalues) <= 0) and eigenvalues[-1] >= 0
     np.testing.assert_allclose(vectors * eigenvalues @ vectors.T, sigma, atol=1e-12)
 
@@ -185,7 +196,7 @@ def test_variances_along_a_basis():
     activity = rng.normal(size=(90, 30))
     basis = reference.orthonormal(30, rng)
     np.testing.assert_allclose(
-        spectra.variances_along(np.cov(activity, rowvar=False), basis[:, 4:]),
+        variances_along(np.cov(activity, rowvar=False), basis[:, 4:]),
         reference.variances(activity, basis)[4:],
         rtol=1e-5,
     )
@@ -225,7 +236,7 @@ class TestSpectrum:
         covered = 0
         for _ in range(200):
             noisy = n**-1.0 * np.exp(0.1 * rng.normal(size=500))
-            _, (low, high) = spectra.fit_power_law(noisy, 11, 500)
+            _, (low, high) = fit_power_law(noisy, 11, 500)
             covered += low <= 1.0 <= high
         assert 0.85 <= covered / 200 <= 0.99
 

@@ -10,11 +10,22 @@ import keras
 import numpy as np
 import pytest
 from backend import BACKEND, only, to_numpy
+from problems import problem_of
 
-from keras_powerlaw.robustness import programs, strong
-from keras_powerlaw.robustness.attacks import gradient_attacks
-from keras_powerlaw.robustness.evaluation import RobustnessReport, evaluate_robustness
-from keras_powerlaw.robustness.strong import Problem, ball_points, pgd, strong_attack
+from keras_powerlaw.robustness import losses, programs
+from keras_powerlaw.robustness.attacks import (
+    autopgd,
+    fgsm,
+    pgd,
+    restarted_pgd,
+    square,
+)
+from keras_powerlaw.robustness.attacks.restarted_pgd import broken_by_pgd
+from keras_powerlaw.robustness.attacks.steps import ball_points
+from keras_powerlaw.robustness.attacks.table import BY_NAME
+from keras_powerlaw.robustness.classification import is_correct
+from keras_powerlaw.robustness.evaluate import evaluate_robustness
+from keras_powerlaw.robustness.report import RobustnessReport
 
 STRONG = ["pgd_ce", "pgd_dlr"]
 EPSILONS = [0.02, 0.05, 0.1, 0.2]
@@ -37,7 +48,7 @@ def evaluate(model, x, y, attacks=STRONG, epsilons=EPSILONS, **options):
 
 
 def problem(model, x, y, norm=np.inf, batch_size=50):
-    return Problem(model, x, y, (0.0, 1.0), norm, batch_size, seed=0)
+    return problem_of(model, x, y, norm=norm, batch_size=batch_size)
 
 
 class TestLosses:
@@ -57,8 +68,8 @@ class TestLosses:
         logits = keras.ops.convert_to_tensor(z)
         targets = keras.ops.convert_to_tensor(y)
         for loss, expected in (
-            (programs.logit_ratio, margins),
-            (programs.cross_entropy, entropies),
+            (losses.logit_ratio, margins),
+            (losses.cross_entropy, entropies),
         ):
             found = to_numpy(loss(logits, targets))
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -68,10 +79,10 @@ class TestLosses:
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
         model.set_weights([np.diag([1.0, 2.0, 5.0]) * 1e3, np.zeros(3)])
         found = {}
-        for name, loss in programs.LOSSES.items():
+        for name, loss in losses.LOSSES.items():
 
             def gradient(forward, images, labels, loss=loss):
-                return programs.logits_and_gradient(forward, images, labels, loss)[1]
+                return losses.logits_and_gradient(forward, images, labels, loss)[1]
 
             found[name] = programs.compiled(model, name, gradient)(x, np.array([2]))
         assert not found["ce"].any()
@@ -86,13 +97,13 @@ class TestPrograms:
         self, trained, images, labels, monkeypatch
     ):
         traced = []
-        original = strong.projected_step
+        original = restarted_pgd.projected_step
 
         def counting(points, *arguments):
             traced.append(len(traced))
             return original(points, *arguments)
 
-        monkeypatch.setattr(strong, "projected_step", counting)
+        monkeypatch.setattr(restarted_pgd, "projected_step", counting)
         programs._PROGRAMS.pop(trained, None)
         evaluate(trained, images, labels, ["pgd_ce"], batch_size=32)
         evaluate(trained, images[:70], labels[:70], ["pgd_ce"], batch_size=32)
@@ -148,8 +159,9 @@ class TestPaperMode:
             y=keras.ops.convert_to_tensor(labels),
             rand_init=False,
         )
-        ours = gradient_attacks(trained, (0.0, 1.0), 5, 0.1, norm=2)["pgd"]
-        found = to_numpy(ours(images, labels, 0.5))
+        settings = {"norm": 2, "pgd_steps": 5, "pgd_step_size": 0.1}
+        problem = problem_of(trained, images, labels, **settings)
+        found = to_numpy(pgd.perturb(problem, 0.5, problem.indices))
         np.testing.assert_array_equal(found, to_numpy(theirs))
         lengths = np.linalg.norm((found - images).reshape(len(images), -1), axis=1)
         assert lengths.max() <= 0.5 + 1e-5
@@ -158,15 +170,16 @@ class TestPaperMode:
     def test_the_steps_written_out_are_those_of_cleverhans(
         self, trained, images, labels
     ):
-        from keras_powerlaw import attacks
-
         for norm, epsilon, size in ((np.inf, 0.1, 0.02), (2, 0.5, 0.1)):
-            theirs = gradient_attacks(trained, (0.0, 1.0), 5, size, norm)
-            ours = attacks._own_attacks(trained, (0.0, 1.0), 5, size, norm)
-            for name in ("fgsm", "pgd"):
+            settings = {"norm": norm, "pgd_steps": 5, "pgd_step_size": size}
+            problem = problem_of(trained, images, labels, **settings)
+            for ours, theirs in (
+                (fgsm.one_step, fgsm.perturb),
+                (pgd.step_by_step, pgd.perturb),
+            ):
                 np.testing.assert_allclose(
-                    to_numpy(ours[name](images, labels, epsilon)),
-                    to_numpy(theirs[name](images, labels, epsilon)),
+                    to_numpy(ours(problem, epsilon, problem.indices)),
+                    to_numpy(theirs(problem, epsilon, problem.indices)),
                     atol=1e-5,
                 )
 
@@ -188,7 +201,7 @@ class TestStrongPgd:
         )
         distance = np.abs((x - 0.5) @ difference) / dual
         epsilon = float(np.median(distance))
-        broken = pgd(
+        broken = broken_by_pgd(
             problem(model, x, y, norm), loss, epsilon, 10, epsilon, np.arange(80)
         )
         clear = np.abs(distance - epsilon) > 1e-4
@@ -229,9 +242,9 @@ class TestStrongPgd:
     @pytest.mark.parametrize("norm", [np.inf, 2])
     def test_starts_are_uniform_in_the_ball(self, norm):
         x = np.zeros((4000, 3), "float32")
-        points = ball_points(problem(None, x, None, norm), np.arange(4000), [1]).astype(
-            float
-        )
+        points = ball_points(
+            problem(None, x, np.zeros(4000), norm), np.arange(4000), [1]
+        ).astype(float)
         lengths = np.linalg.norm(points, ord=norm, axis=1)
         assert lengths.max() <= 1
         # Of a three-dimensional ball, an eighth lies within half the radius.
@@ -242,7 +255,7 @@ class TestStrongPgd:
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
         model.set_weights([np.full((2, 3), np.nan), np.zeros(3)])
         with pytest.raises(ValueError, match="The model returned NaN"):
-            pgd(
+            broken_by_pgd(
                 problem(model, np.ones((4, 2), "float32"), np.zeros(4, int)),
                 "ce",
                 0.1,
@@ -257,7 +270,7 @@ class TestSavings:
 
     def test_images_that_leave_the_batch(self, trained, images, labels, monkeypatch):
         leaving = evaluate(trained, images, labels)
-        monkeypatch.setattr(strong, "LEAVE_EVERY", 1000)
+        monkeypatch.setattr(restarted_pgd, "STEPS_BETWEEN_LOOKS", 1000)
         assert evaluate(trained, images, labels) == leaving
 
     def test_images_broken_at_a_smaller_epsilon(self, trained, images, labels):
@@ -281,16 +294,9 @@ class TestSavings:
         every = np.arange(len(images))
         left = evaluate(trained, images, wrong, epsilons=[0.1]).clean_correct
         for name in STRONG:
-            broken = strong_attack(
-                problem(trained, images, wrong),
-                name,
-                0.1,
-                every,
-                steps=12,
-                step_size=0.03,
-                restarts=2,
-            )
-            left &= ~broken
+            settings = {"pgd_steps": 12, "pgd_step_size": 0.03}
+            attacked = problem_of(trained, images, wrong, **settings)
+            left &= BY_NAME[name].run(attacked, 0.1, every, lambda fraction: None)
             np.testing.assert_array_equal(report.correct[name][0], left)
 
     @pytest.mark.parametrize("batch_size", [7, 100])
@@ -380,8 +386,8 @@ class TestToolbox:
     @pytest.fixture(autouse=True)
     def toolbox(self, monkeypatch):
         pytest.importorskip("art", reason="needs the Adversarial Robustness Toolbox")
-        monkeypatch.setattr(strong, "AUTOPGD_STEPS", 25)
-        monkeypatch.setattr(strong, "SQUARE_QUERIES", 30)
+        monkeypatch.setattr(autopgd, "STEPS", 25)
+        monkeypatch.setattr(square, "QUERIES", 30)
 
     @pytest.mark.parametrize("norm", [np.inf, 2])
     def test_autopgd_stays_in_the_ball_and_finds_what_pgd_finds(
@@ -389,7 +395,7 @@ class TestToolbox:
     ):
         x, y, epsilon = images[:40], labels[:40], 0.1 if norm == np.inf else 0.5
         inside = []
-        estimator = strong._estimator
+        estimator = autopgd.estimator_of
 
         def watched(problem, loss):
             found = estimator(problem, loss)
@@ -405,13 +411,13 @@ class TestToolbox:
             found.compute_loss = compute_loss
             return found
 
-        monkeypatch.setattr(strong, "_estimator", watched)
+        monkeypatch.setattr(autopgd, "estimator_of", watched)
         found = problem(trained, x, y, norm)
-        left = np.flatnonzero(strong.is_correct(found, x, np.arange(40)))
+        left = np.flatnonzero(is_correct(found, x, np.arange(40)))
         broken = {
-            "pgd": pgd(found, "ce", epsilon, 10, epsilon / 4, left),
-            "ce": strong._autopgd(found, "ce", epsilon, 0, left),
-            "dlr": strong._autopgd(found, "dlr", epsilon, 0, left),
+            "pgd": broken_by_pgd(found, "ce", epsilon, 10, epsilon / 4, left),
+            "ce": autopgd.broken_by_autopgd(found, "ce", epsilon, 0, left),
+            "dlr": autopgd.broken_by_autopgd(found, "dlr", epsilon, 0, left),
         }
         assert len(inside) >= 40 and all(inside)
         assert broken["pgd"].any()

@@ -1,28 +1,19 @@
 """Signs that a robustness figure is not to be trusted, in words.
 
-Some are read off the results of the attacks; the others are measured on the first
-images with a few more evaluations of the model.
+They are read off a report, without Keras: from the results of the attacks, and from
+what `checks.py` measured during the evaluation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.robustness.programs import (
-    compiled,
-    cross_entropy,
-    logits_and_gradient,
-)
-from keras_powerlaw.robustness.strong import STRONG_ATTACKS, Problem, is_correct, pgd
-
-# Images that the measured checks look at.
-CHECKED = 500
+from keras_powerlaw.robustness.attacks.table import ATTACKS, STRONG_ATTACKS
 
 # Differences in accuracy below these shares, or of fewer than three images, are chance:
 # that of an attack beaten by a weaker one (as in AutoAttack), the others, and that of
@@ -30,12 +21,6 @@ CHECKED = 500
 BEATEN = 0.002
 CHANGED = 0.01
 OVERSTATED = 0.02
-
-# Outputs that differ by more than this share of their standard deviation differ by
-# more than rounding.
-ROUNDING = 1e-3
-
-_WHITE_BOX = ("pgd_ce", "pgd_dlr", "autopgd")
 
 
 @dataclass(frozen=True)
@@ -60,6 +45,11 @@ class Flag:
         return f"{self.name}: {self.finding} {self.advice}"
 
 
+def least_share(share: float, count: int) -> float:
+    """The smallest difference in accuracy on `count` images that is not chance."""
+    return max(share, 3 / count)
+
+
 def find_flags(
     epsilons: NDArray[np.float64],
     clean_correct: NDArray[np.bool_],
@@ -68,20 +58,21 @@ def find_flags(
     checks: Mapping[str, Any],
 ) -> list[Flag]:
     """The flags that results and measured figures of an evaluation raise."""
-    count = clean_correct.size
+    count, clean = clean_correct.size, float(clean_correct.mean())
     return [
-        *_rising(epsilons, clean_correct.mean(), accuracy, _least(CHANGED, count)),
-        *_beaten(epsilons, correct, accuracy, _least(BEATEN, count)),
-        *_overstated(epsilons, correct, _least(OVERSTATED, count)),
+        *_rising(epsilons, clean, accuracy, least_share(CHANGED, count)),
+        *_beaten(epsilons, correct, accuracy, least_share(BEATEN, count)),
+        *_overstated(epsilons, correct, least_share(OVERSTATED, count)),
         *_measured(checks),
     ]
 
 
-def _least(share, count):
-    return max(share, 3 / count)
-
-
-def _rising(epsilons, clean, accuracy, least):
+def _rising(
+    epsilons: NDArray[np.float64],
+    clean: float,
+    accuracy: Mapping[str, NDArray[np.float64]],
+    least: float,
+) -> Iterator[Flag]:
     for name, values in accuracy.items():
         curve = np.concatenate([[clean], values])
         rises = curve - np.minimum.accumulate(curve)
@@ -97,37 +88,53 @@ def _rising(epsilons, clean, accuracy, least):
             )
 
 
-def _beaten(epsilons, correct, accuracy, least):
-    white_box = [name for name in _WHITE_BOX if name in correct]
-    # The last of the strong attacks counts what those before it broke.
-    reference = "pgd" if "pgd" in correct else (white_box or [None])[-1]
-    if reference is None:
+def _beaten(
+    epsilons: NDArray[np.float64],
+    correct: Mapping[str, NDArray[np.bool_]],
+    accuracy: Mapping[str, NDArray[np.float64]],
+    least: float,
+) -> Iterator[Flag]:
+    strong = [
+        attack.name
+        for attack in ATTACKS
+        if attack.follows_up and attack.white_box and attack.name in correct
+    ]
+    if "pgd" not in correct and not strong:
         return
-    for name in ("fgsm", "noise", "uniform_noise", "square"):
-        if name not in correct:
+    # The last of the strong attacks counts what those before it broke.
+    reference = "pgd" if "pgd" in correct else strong[-1]
+    for attack in ATTACKS:
+        name = attack.name
+        if attack.iterative or name not in correct:
             continue
-        gaps = accuracy[reference] - accuracy[name]
-        against = reference
-        if name == "square":  # image by image, and against all that it ran after
-            against = white_box[-1] if white_box else "pgd"
+        if attack.follows_up:  # image by image, and against all that it ran after
+            against = strong[-1] if strong else "pgd"
             left = np.logical_and.accumulate(correct[against], axis=0)
-            gaps = (left & ~correct["square"]).mean(axis=1)
+            gaps = (left & ~correct[name]).mean(axis=1)
+            finding = "{name} breaks {share} of the images, which {against} leaves."
+        else:
+            against = reference
+            gaps = accuracy[against] - accuracy[name]
+            finding = "{name} breaks {share} more of the images than {against} does."
         at = int(gaps.argmax())
         if gaps[at] >= least:
+            finding = finding.format(
+                name=name, share=_percent(gaps[at]), against=against
+            )
             yield Flag(
                 f"{name} beats {against}",
                 float(gaps[at]),
-                f"At ε = {epsilons[at]:g}, {name} breaks {_percent(gaps[at])} more of "
-                f"the images than {against} does."
-                if name != "square"
-                else f"At ε = {epsilons[at]:g}, square breaks {_percent(gaps[at])} of "
-                f"the images, which {against} leaves.",
+                f"At ε = {epsilons[at]:g}, {finding}",
                 "The gradients mislead. Attack with restarts, the margin loss, AutoPGD "
                 "and Square, and report the worst case.",
             )
 
 
-def _overstated(epsilons, correct, least):
+def _overstated(
+    epsilons: NDArray[np.float64],
+    correct: Mapping[str, NDArray[np.bool_]],
+    least: float,
+) -> Iterator[Flag]:
     strong = [rows for name, rows in correct.items() if name in STRONG_ATTACKS]
     if "pgd" not in correct or not strong:
         return
@@ -144,8 +151,8 @@ def _overstated(epsilons, correct, least):
         )
 
 
-def _measured(checks):
-    rules = {
+def _measured(checks: Mapping[str, Any]) -> Iterator[Flag]:
+    rules: dict[str, Callable[[float], Flag]] = {
         "zero_gradients": lambda value: Flag(
             "zero gradients",
             value,
@@ -196,128 +203,5 @@ def _measured(checks):
             yield rule(checks[name])
 
 
-def _percent(share):
+def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def measure_checks(
-    problem: Problem,
-    epsilons: list[float],
-    *,
-    gradients: bool,
-    pgd_steps: int | None,
-    pgd_step_size: float,
-) -> dict[str, Any]:
-    """Figures for the flags that need more evaluations, and the limits they have.
-
-    Args:
-        problem: Model and images, of which the first are looked at.
-        epsilons: Where to try more steps.
-        gradients: Whether to look at gradients: some attack uses them.
-        pgd_steps: Steps of PGD, or None if it was not run.
-        pgd_step_size: Their size.
-    """
-    count = min(CHECKED, len(problem.images))
-    first = replace(
-        problem, images=problem.images[:count], labels=problem.labels[:count]
-    )
-    one_batch = replace(first, images=first.images[: problem.batch_size])
-    outputs = _outputs(one_batch)
-    spread = max(float(outputs.std()), 1e-30)
-
-    def difference(others):
-        return float(np.abs(outputs[: len(others)] - others).max()) / spread
-
-    values = {
-        "probabilities": float(
-            ((outputs >= 0) & (outputs <= 1)).all(axis=1).mean(dtype=float)
-        ),
-        "outputs_change": difference(_outputs(one_batch)),
-    }
-    # A random model differs between batches for its own reason.
-    if len(outputs) > 1 and values["outputs_change"] <= ROUNDING:
-        half = replace(first, images=one_batch.images[: (len(outputs) + 1) // 2])
-        values["batch_dependence"] = difference(_outputs(half))
-    least = _least(CHANGED, count)
-    chance = 1 / outputs.shape[1]
-    limits = {
-        "probabilities": 0.99,
-        "outputs_change": ROUNDING,
-        "batch_dependence": ROUNDING,
-        "zero_gradients": 0.0,
-        "more_steps": float(np.nextafter(least, 0)),
-        "large_epsilon": chance,
-    }
-    if gradients:
-        values["zero_gradients"] = _zero_gradients(first)
-        values["large_epsilon"] = _at_large_epsilon(first)
-    if pgd_steps is not None:
-        values["more_steps"] = _gain_of_steps(first, epsilons, pgd_steps, pgd_step_size)
-    return {**values, "limits": limits}
-
-
-def _outputs(problem):
-    outputs = problem.model(problem.images, training=False)
-    return ops.convert_to_numpy(ops.cast(outputs, "float32"))
-
-
-def _zero_gradients(problem):
-    def program(forward, images, labels):
-        return logits_and_gradient(forward, images, labels, cross_entropy)
-
-    gradient = compiled(problem.model, "gradient", program)
-    zeros = 0
-    for batch in _batches(problem, np.arange(len(problem.images))):
-        _, slopes = gradient(problem.images[batch], problem.labels[batch])
-        zeros += (slopes == 0).reshape(len(slopes), -1).all(axis=1).sum()
-    return float(zeros / len(problem.images))
-
-
-def _at_large_epsilon(problem):
-    """Accuracy where every image may become the same, after the longer PGD steps."""
-    low, high = problem.clip or (problem.images.min(), problem.images.max())
-    epsilon = 0.5 * float(high - low)
-    if problem.norm == 2:
-        epsilon *= np.sqrt(problem.images[0].size)
-    steps = 40
-    left = _correctly_classified(problem)
-    return _left_by_pgd(problem, epsilon, steps, 2.5 * epsilon / steps, left).size / (
-        len(problem.images)
-    )
-
-
-def _gain_of_steps(problem, epsilons, steps, step_size):
-    """Share of the images that twice the steps break beside those of PGD, at most."""
-    left = longer = _correctly_classified(problem)
-    gain = 0
-    for epsilon in epsilons:
-        if epsilon == 0:
-            continue
-        left = _left_by_pgd(problem, epsilon, steps, step_size, left)
-        longer = np.intersect1d(longer, left)
-        longer = _left_by_pgd(problem, epsilon, 2 * steps, step_size, longer)
-        gain = max(gain, left.size - longer.size)
-    return gain / len(problem.images)
-
-
-def _left_by_pgd(problem, epsilon, steps, step_size, indices):
-    left = [
-        batch[~pgd(problem, "ce", epsilon, steps, step_size, batch)]
-        for batch in _batches(problem, indices)
-    ]
-    return np.concatenate([indices[:0], *left])
-
-
-def _correctly_classified(problem):
-    indices = np.arange(len(problem.images))
-    return np.concatenate(
-        [
-            batch[is_correct(problem, problem.images[batch], batch)]
-            for batch in _batches(problem, indices)
-        ]
-    )
-
-
-def _batches(problem, indices):
-    size = problem.batch_size
-    return [indices[start : start + size] for start in range(0, len(indices), size)]

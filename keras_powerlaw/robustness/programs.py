@@ -1,4 +1,4 @@
-"""Compiled programs of a model's logits and input gradients, on each Keras backend."""
+"""Compiled programs of a model, on each Keras backend: compiled once for each model."""
 
 from __future__ import annotations
 
@@ -10,78 +10,19 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_powerlaw.support.types import Tensor
+
+# From NumPy arrays to NumPy arrays.
+Program = Callable[..., Any]
+
 # Programs by model, and then by what they compute. A program must not hold its model,
 # which would keep both forever; its own graph holds the weights while the model lives.
-_PROGRAMS: weakref.WeakKeyDictionary[keras.Model, dict[Any, Callable[..., Any]]] = (
+_PROGRAMS: weakref.WeakKeyDictionary[keras.Model, dict[Any, Program]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def cross_entropy(logits, labels):
-    """−log softmax(z)_y of each example, shape `(batch,)`."""
-    return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-
-
-def logit_ratio(logits, labels):
-    """The DLR loss of each example, which a scaling of the logits leaves alone.
-
-    `−(z_y − max_{i≠y} z_i) / (z_π1 − z_π3)`, with π the order of the logits from the
-    largest; without a third class, without the denominator.
-
-    Reference:
-        Croce & Hein (2020), equation (6).
-    """
-    classes = logits.shape[-1]
-    truth = ops.cast(ops.one_hot(labels, classes), "bool")
-    zero = ops.zeros_like(logits)
-    true_logit = ops.sum(ops.where(truth, logits, zero), axis=-1)
-    other = ops.max(ops.where(truth, zero - float("inf"), logits), axis=-1)
-    if classes < 3:
-        return other - true_logit
-    largest, _ = ops.top_k(logits, 3)
-    return (other - true_logit) / (largest[:, 0] - largest[:, 2] + 1e-12)
-
-
-LOSSES = {"ce": cross_entropy, "dlr": logit_ratio}
-
-
-def logits_and_gradient(forward, images, labels, loss):
-    """Logits of `images`, and the gradient of each example's loss by its image."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        def summed(images):
-            logits = forward(images)
-            return ops.sum(loss(logits, labels)), logits
-
-        gradient, logits = jax.grad(summed, has_aux=True)(images)
-        return logits, gradient
-    if backend == "torch":
-        import torch
-
-        with torch.enable_grad():
-            images = images.detach().requires_grad_(True)
-            logits = forward(images)
-            summed = ops.sum(loss(logits, labels))
-            # Rounded inputs leave no path to the images: their gradient is zero.
-            if not summed.requires_grad:
-                return logits, torch.zeros_like(images)
-            [gradient] = torch.autograd.grad(summed, [images], allow_unused=True)
-        if gradient is None:
-            gradient = torch.zeros_like(images)
-        return logits.detach(), gradient
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        tape.watch(images)
-        logits = forward(images)
-        summed = ops.sum(loss(logits, labels))
-    gradient = tape.gradient(summed, images, unconnected_gradients="zero")
-    return logits, gradient
-
-
-def compiled(model, key, function):
+def compiled(model: keras.Model, key: Any, function: Callable[..., Any]) -> Program:
     """A program of `model`: NumPy arrays in, NumPy arrays out.
 
     Args:
@@ -94,26 +35,27 @@ def compiled(model, key, function):
     """
     programs = _PROGRAMS.setdefault(model, {})
     if key not in programs:
-        compile = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
-        programs[key] = compile[keras.backend.backend()](weakref.ref(model), function)
+        compilers = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+        compile_on = compilers[keras.backend.backend()]
+        programs[key] = compile_on(weakref.ref(model), function)
     return programs[key]
 
 
-def compiled_logits(model):
+def compiled_logits(model: keras.Model) -> Program:
     """The program from a batch of images to their logits."""
     return compiled(model, "logits", lambda forward, images: forward(images))
 
 
-def _forward(model):
+def _forward(model: Any) -> Callable[[Tensor], Tensor]:
     return lambda images: ops.cast(model()(images, training=False), "float32")
 
 
-def _tensorflow(model, function):
+def _tensorflow(model: Any, function: Callable[..., Any]) -> Program:
     import tensorflow as tf
 
-    by_shape = {}
+    by_shape: dict[Any, Any] = {}
 
-    def program(*arrays):
+    def program(*arrays: Any) -> Any:
         tensors = [tf.convert_to_tensor(array) for array in arrays]
         # Any batch size: examples leave the batch, and nothing is compiled again.
         signature = tuple(
@@ -126,17 +68,17 @@ def _tensorflow(model, function):
                 input_signature=signature,
                 autograph=False,
             )
-        return _to_numpy(by_shape[signature](*tensors))
+        return _to_arrays(by_shape[signature](*tensors))
 
     return program
 
 
-def _jax(model, function):
+def _jax(model: Any, function: Callable[..., Any]) -> Program:
     import jax
     import jax.numpy as jnp
 
-    @jax.jit
-    def stateless(values, *tensors):
+    @jax.jit  # type: ignore[untyped-decorator]
+    def stateless(values: Any, *tensors: Tensor) -> Any:
         # Arguments of the program: as constants of it, the weights would stay as
         # they are at its first call.
         scope = keras.StatelessScope(
@@ -145,7 +87,7 @@ def _jax(model, function):
         with scope:
             return function(_forward(model), *tensors)
 
-    def program(*arrays):
+    def program(*arrays: Any) -> Any:
         [count] = {len(array) for array in arrays if jnp.ndim(array)}
         # Few batch sizes, since JAX compiles for each: powers of two.
         padded = 1 << (count - 1).bit_length()
@@ -160,7 +102,7 @@ def _jax(model, function):
             for array in arrays
         ]
         values = [variable.value for variable in _variables(model())]
-        results = _to_numpy(stateless(values, *tensors))
+        results = _to_arrays(stateless(values, *tensors))
         return keras.tree.map_structure(
             lambda result: result[:count] if result.ndim else result, results
         )
@@ -168,23 +110,23 @@ def _jax(model, function):
     return program
 
 
-def _variables(model):
+def _variables(model: keras.Model) -> list[keras.Variable]:
     return [*model.trainable_variables, *model.non_trainable_variables]
 
 
-def _torch(model, function):
+def _torch(model: Any, function: Callable[..., Any]) -> Program:
     import torch
 
-    def program(*arrays):
+    def program(*arrays: Any) -> Any:
         tensors = [ops.convert_to_tensor(array) for array in arrays]
         with frozen(model()), torch.no_grad():
-            return _to_numpy(function(_forward(model), *tensors))
+            return _to_arrays(function(_forward(model), *tensors))
 
     return program
 
 
 @contextlib.contextmanager
-def frozen(model) -> Iterator[None]:
+def frozen(model: keras.Model) -> Iterator[None]:
     """Within this context, PyTorch does not add to the gradients of the weights."""
     if keras.backend.backend() != "torch":
         yield
@@ -199,5 +141,5 @@ def frozen(model) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def _to_numpy(results):
+def _to_arrays(results: Any) -> Any:
     return keras.tree.map_structure(ops.convert_to_numpy, results)

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from numbers import Integral
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.spectral.activity import (
-    Progress,
-    find_layer,
-    input_batches,
-    observe,
-    stream_covariances,
+from keras_powerlaw.spectral.covariance import eigendecomposition
+from keras_powerlaw.spectral.measuring import stream_covariances
+from keras_powerlaw.spectral.spectrum import Spectrum
+from keras_powerlaw.support.arguments import (
+    invalid_value,
+    is_integer,
+    validate_integer,
+    validate_verbose,
 )
-from keras_powerlaw.spectral.spectra import Spectrum, eigendecomposition, to_samples
-from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.batches import input_batches
 from keras_powerlaw.support.gradients import vjp
+from keras_powerlaw.support.layers import find_layer, observe
+from keras_powerlaw.support.progress import Progress
+from keras_powerlaw.support.types import Reduction, Tensor, Verbose
+from keras_powerlaw.support.units import to_samples, validate_reduction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +52,13 @@ class SensitivityMaps:
 def sensitivity_maps(
     model: keras.Model,
     x: Any,
-    layer: Any,
+    layer: keras.layers.Layer | str,
     components: Sequence[int] = (1, 2, 5, 10, 50, 100),
     *,
-    reduction: Literal["flatten", "channels", "mean"] = "flatten",
+    reduction: Reduction = "flatten",
     images: int = 10,
     batch_size: int = 1024,
-    verbose: Literal["auto", 0, 1] = "auto",
+    verbose: Verbose = "auto",
 ) -> SensitivityMaps:
     """Measures which pixels the eigenvalues of a layer's covariance depend on.
 
@@ -119,89 +123,99 @@ def sensitivity_maps(
     Reference:
         Nassar et al. (2020), eq. (9), Figures 2D and 3.
     """
-    components = _checked_components(components)
-    if not isinstance(images, Integral) or isinstance(images, bool) or images < 0:
-        raise invalid_value("images", "an integer of at least 0", repr(images))
+    indices = _validate_components(components)
+    images = validate_integer("images", images, minimum=0)
+    verbose = validate_verbose(verbose)
     found = find_layer(model, layer)
-    progress = Progress("Sensitivity, covariance", verbose)
     [statistics] = stream_covariances(
         model,
         x,
         [found],
-        [reduction],
+        [validate_reduction(reduction)],
         batch_size=batch_size,
         max_samples=None,
         seed=0,
-        progress=progress,
+        progress=Progress("Sensitivity, covariance", verbose),
     )
     eigenvalues, eigenvectors = eigendecomposition(statistics.covariance())
     rank = Spectrum(eigenvalues).rank
-    if components[-1] > rank:
+    if indices[-1] > rank:
         raise invalid_value(
             "components",
             f"indices of at most {rank}, the number of eigenvalues that are not "
             "numerically zero",
             components,
         )
-    mean = statistics.mean()
-    directions = eigenvectors[:, np.array(components) - 1]
+    chosen = np.array(indices) - 1
+    mean, directions = statistics.mean(), eigenvectors[:, chosen].T
 
-    maps, total = [], 0.0
+    maps: list[NDArray[np.float32]] = []
+    total: Any = 0.0
     progress = Progress("Sensitivity, gradients", verbose)
     batches, count = input_batches(x, batch_size, None, 0)
     for index, batch in enumerate(batches):
         activity, product = _activity_and_product(model, found, reduction, batch)
         deviations = ops.convert_to_numpy(activity).astype("float64") - mean
-        gradients = []
-        for direction in directions.T:
-            cotangent = np.outer(deviations @ direction, direction)
-            gradient = product(ops.convert_to_tensor(cotangent, dtype=activity.dtype))
-            gradients.append(_detached(gradient))
-        gradients = np.stack(gradients) * (2 / (statistics.count - 1))
+        gradients = np.stack(
+            [
+                _gradient(activity, product, np.outer(deviations @ vector, vector))
+                for vector in directions
+            ]
+        )
+        gradients *= 2 / (statistics.count - 1)
         total = total + gradients.sum(axis=1)
         kept = sum(part.shape[1] for part in maps)
         maps.append(gradients[:, : max(images - kept, 0)].astype("float32"))
         progress.update(index + 1, count)
     progress.finish()
     return SensitivityMaps(
-        components=components,
-        eigenvalues=eigenvalues[np.array(components) - 1],
+        components=indices,
+        eigenvalues=eigenvalues[chosen],
         maps=np.concatenate(maps, axis=1),
         total=total,
     )
 
 
-def _activity_and_product(model, layer, reduction, batch):
+def _activity_and_product(
+    model: keras.Model, layer: keras.layers.Layer, reduction: Reduction, batch: Any
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """A layer's activations, `(samples, units)`, and how they depend on the input."""
     leaves = keras.tree.flatten(batch)
     if len(leaves) != 1:
         raise invalid_value("model", "a model with one input", f"{len(leaves)} inputs")
 
-    def activities(inputs):
+    def activities(inputs: Tensor) -> Tensor:
         convert = functools.partial(to_samples, reduction=reduction)
         with observe(model, [layer], [convert]) as [observed]:
             model(inputs, training=False)
         # A layer that is called several times contributes every call.
         return ops.cast(ops.concatenate(observed, axis=0), "float32")
 
-    return vjp(activities, ops.convert_to_tensor(leaves[0], keras.backend.floatx()))
+    inputs = ops.convert_to_tensor(leaves[0], keras.backend.floatx())
+    activity, product, _ = vjp(activities, inputs)
+    return activity, product
 
 
-def _detached(gradient):
-    return ops.convert_to_numpy(ops.stop_gradient(gradient)).astype("float64")
+def _gradient(
+    activity: Tensor,
+    product: Callable[[Tensor], Tensor],
+    cotangent: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    gradient = product(ops.convert_to_tensor(cotangent, dtype=activity.dtype))
+    array: NDArray[np.float64] = ops.convert_to_numpy(
+        ops.stop_gradient(gradient)
+    ).astype("float64")
+    return array
 
 
-def _checked_components(components):
+def _validate_components(components: Any) -> tuple[int, ...]:
     try:
         values = tuple(components)
     except TypeError:
         values = ()
     if (
         not values
-        or not all(
-            isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
-            for value in values
-        )
+        or not all(is_integer(value) and value >= 1 for value in values)
         or list(values) != sorted(set(values))
     ):
         raise invalid_value(

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-import numbers
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_powerlaw.spectral.spectra import count_examples, covariance, to_samples
-from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.spectral.penalty import covariance
+from keras_powerlaw.support.arguments import (
+    invalid_value,
+    is_number,
+    validate_boolean,
+    validate_number,
+)
+from keras_powerlaw.support.replicas import count_examples
+from keras_powerlaw.support.types import Tensor
+from keras_powerlaw.support.units import to_samples
 
 
 @keras.saving.register_keras_serializable(package="keras_powerlaw")
-class WhiteningLayer(keras.layers.Layer):
+class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
     """Whitens activations: mean zero, covariance the identity.
 
     x̃ = R⁻¹ (x − μ),  R Rᵀ = Σ + ridge · I
@@ -64,25 +73,33 @@ class WhiteningLayer(keras.layers.Layer):
         Nassar et al. (2020), eq. (10).
     """
 
-    def __init__(self, momentum=0.99, ridge=1e-5, use_batch_statistics=False, **kwargs):
+    def __init__(
+        self,
+        momentum: float = 0.99,
+        ridge: float = 1e-5,
+        use_batch_statistics: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        if not _is_number(momentum) or not 0 <= momentum < 1:
+        if not is_number(momentum) or not 0 <= momentum < 1:
             raise invalid_value("momentum", "a number in [0, 1)", repr(momentum))
-        if not _is_number(ridge) or not 0 <= ridge < math.inf:
-            raise invalid_value("ridge", "a finite number of at least 0", repr(ridge))
         self.momentum = float(momentum)
-        self.ridge = float(ridge)
-        self.use_batch_statistics = bool(use_batch_statistics)
+        self.ridge = validate_number("ridge", ridge)
+        self.use_batch_statistics = validate_boolean(
+            "use_batch_statistics", use_batch_statistics
+        )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[int | None]) -> None:
         if len(input_shape) < 2 or None in input_shape[1:]:
             raise ValueError(
                 "The input of a WhiteningLayer must have a known size in every "
                 f"dimension but the first. Received: input_shape={input_shape}"
             )
-        units = math.prod(input_shape[1:])
+        units = math.prod(size for size in input_shape[1:] if size is not None)
 
-        def statistic(name, shape, initializer):
+        def statistic(
+            name: str, shape: tuple[int, ...], initializer: str
+        ) -> keras.Variable:
             return self.add_weight(
                 name=name,
                 shape=shape,
@@ -99,7 +116,7 @@ class WhiteningLayer(keras.layers.Layer):
         )
         self.updates = statistic("updates", (), "zeros")
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         activity = to_samples(ops.cast(inputs, "float32"))
         if training or self.use_batch_statistics:
             mean, sigma = covariance(activity)
@@ -112,7 +129,7 @@ class WhiteningLayer(keras.layers.Layer):
         white = ops.transpose(ops.solve_triangular(factor, centred, lower=True))
         return ops.cast(ops.reshape(white, ops.shape(inputs)), self.compute_dtype)
 
-    def _update(self, mean, sigma, count):
+    def _update(self, mean: Tensor, sigma: Tensor, count: Tensor) -> None:
         # The plain average of the first batches, then an exponential one: the identity
         # that the covariance starts from would drown small variances for long. A
         # single example has no covariance and is left out.
@@ -128,10 +145,10 @@ class WhiteningLayer(keras.layers.Layer):
             moving.assign(moving.value + weight * change)
         self.updates.assign(updates + counts)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "momentum": self.momentum,
@@ -140,10 +157,6 @@ class WhiteningLayer(keras.layers.Layer):
         }
 
 
-def _with_ridge(sigma, ridge):
+def _with_ridge(sigma: Tensor, ridge: float) -> Tensor:
     resolution = float(np.finfo("float32").eps) * ops.trace(ops.stop_gradient(sigma))
     return sigma + ops.maximum(ridge, resolution) * ops.eye(sigma.shape[0])
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

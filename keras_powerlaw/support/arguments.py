@@ -1,8 +1,17 @@
-"""The wording of errors."""
+"""Validation of arguments, and the sentence that refuses one.
+
+Each `validate_…` function returns the value in the form that the package keeps, or
+raises a `ValueError`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, cast
+
+from keras_powerlaw.support.types import Verbose
 
 
 def invalid_value(argument: str, expected: str, received: Any) -> ValueError:
@@ -11,3 +20,60 @@ def invalid_value(argument: str, expected: str, received: Any) -> ValueError:
         f"Invalid value for argument `{argument}`. Expected {expected}. "
         f"Received: {argument}={received}"
     )
+
+
+def is_integer(value: Any) -> bool:
+    """Whether `value` is an integer of Python or NumPy, and not a boolean."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a real number of Python or NumPy, and not a boolean."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_finite_number(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
+
+
+def validate_integer(argument: str, value: Any, minimum: int) -> int:
+    if not is_integer(value) or value < minimum:
+        raise invalid_value(argument, f"an integer of at least {minimum}", repr(value))
+    return int(value)
+
+
+def validate_optional_integer(argument: str, value: Any, minimum: int) -> int | None:
+    if value is None:
+        return None
+    if not is_integer(value) or value < minimum:
+        raise invalid_value(
+            argument, f"None or an integer of at least {minimum}", repr(value)
+        )
+    return int(value)
+
+
+def validate_number(argument: str, value: Any) -> float:
+    """A finite number of at least 0."""
+    if not is_finite_number(value) or value < 0:
+        raise invalid_value(argument, "a finite number of at least 0", repr(value))
+    return float(value)
+
+
+def validate_boolean(argument: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise invalid_value(argument, "a boolean", repr(value))
+    return value
+
+
+def validate_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        *others, last = map(repr, choices)
+        raise invalid_value(argument, f"{', '.join(others)} or {last}", repr(value))
+    return value
+
+
+def validate_verbose(verbose: Any) -> Verbose:
+    # True and False are 1 and 0, as in `fit()`.
+    if verbose != "auto" and verbose not in (0, 1):
+        raise invalid_value("verbose", '"auto", 0 or 1', repr(verbose))
+    return cast(Verbose, verbose)

@@ -28,13 +28,11 @@ def available_bytes() -> int | None:
     On Linux, what is free or can be freed, within the control groups' limits; on
     other systems, the memory installed.
     """
-    known = [
-        found for found in (_system_memory(), _group_memory()) if found is not None
-    ]
-    return min(known, default=None)
+    limits = (_system_memory(), _group_memory())
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check_memory(layers: Sequence[tuple[str, int]]):
+def require_memory(layers: Sequence[tuple[str, int]]) -> None:
     """Raises a `ValueError` if measuring some layers together would not fit.
 
     Args:
@@ -56,11 +54,10 @@ def check_memory(layers: Sequence[tuple[str, int]]):
     )
 
 
-def _system_memory():
+def _system_memory() -> int | None:
     try:
-        told = Path("/proc/meminfo").read_text()
-        return 1024 * int(re.search(r"MemAvailable:\s+(\d+) kB", told)[1])
-    except (OSError, TypeError):  # not Linux
+        return 1024 * _first_number(r"MemAvailable:\s+(\d+) kB", "/proc/meminfo")
+    except (OSError, ValueError):  # not Linux
         pass
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -68,22 +65,30 @@ def _system_memory():
         return None
 
 
-def _group_memory(root="/"):
+def _group_memory(root: str = "/") -> int | None:
     """What is left of the limits of this process' control groups (version 2)."""
     try:
-        told = Path(root, "proc/self/cgroup").read_text()
-        group = Path(re.search(r"^0::/(.*)$", told, re.MULTILINE)[1])
-    except (OSError, TypeError):
+        groups = Path(root, "proc/self/cgroup").read_text()
+    except OSError:
         return None
+    if (unified := re.search(r"^0::/(.*)$", groups, re.MULTILINE)) is None:
+        return None
+    group = Path(unified[1])
     left = []
     for folder in (group, *group.parents):  # a limit holds for all groups below
         folder = Path(root, "sys/fs/cgroup", folder)
         try:
             limit = int((folder / "memory.max").read_text())
             used = int((folder / "memory.current").read_text())
-            statistics = (folder / "memory.stat").read_text()
-            cached = int(re.search(r"^inactive_file (\d+)", statistics, re.M)[1])
-        except (OSError, TypeError, ValueError):  # no such file, or no limit: "max"
+            cached = _first_number(r"^inactive_file (\d+)", folder / "memory.stat")
+        except (OSError, ValueError):  # no such file, or no limit: "max"
             continue
         left.append(limit - used + cached)
     return min(left, default=None)
+
+
+def _first_number(pattern: str, path: str | Path) -> int:
+    match = re.search(pattern, Path(path).read_text(), re.MULTILINE)
+    if match is None:
+        raise ValueError(f"{path} has no line {pattern}")
+    return int(match[1])

@@ -1,17 +1,17 @@
-"""What an evaluation of robustness found, and tables of it."""
+"""What an evaluation of robustness found: read and written without Keras."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.robustness.attacks.table import BY_NAME, STRONG_ATTACKS
 from keras_powerlaw.robustness.flags import Flag, find_flags
-from keras_powerlaw.robustness.strong import STRONG_ATTACKS
+from keras_powerlaw.robustness.tables import text_table
 from keras_powerlaw.support.arguments import invalid_value
 
 
@@ -84,24 +84,27 @@ class RobustnessReport:
         """Whether each image withstands every attack up to each strength: `(E, M)`.
 
         An image broken at a smaller strength is broken at a larger one, whose ball
-        contains the first. Gaussian noise is left out: it is confined to no ball.
+        contains the first. Gaussian noise is left out: no ball contains it.
         """
         rows = [self.clean_correct[np.newaxis] & np.ones((len(self.epsilons), 1), bool)]
-        rows += [bits for name, bits in self.correct.items() if name != "noise"]
+        rows += [correct for name, correct in self.correct.items() if _is_bounded(name)]
         return np.logical_and.accumulate(np.logical_and.reduce(rows), axis=0)
 
     @property
     def worst_case_accuracy(self) -> NDArray[np.float64]:
         """Fraction of the images that withstand every attack, shape `(E,)`."""
-        return self.worst_case.mean(axis=1)
+        accuracy: NDArray[np.float64] = self.worst_case.mean(axis=1)
+        return accuracy
 
     @property
     def flags(self) -> list[Flag]:
         """Signs that the figures are not to be trusted, as `Flag`s."""
-        correct = dict(self.correct)
+        correct = self.correct
         if self.settings.get("norm") == 2:
             # The standard deviation of a pixel is no length of the whole change.
-            correct.pop("noise", None)
+            correct = {
+                name: rows for name, rows in correct.items() if _is_bounded(name)
+            }
         return find_flags(
             self.epsilons, self.clean_correct, correct, self.accuracy, self.checks
         )
@@ -155,11 +158,11 @@ class RobustnessReport:
     def __str__(self) -> str:
         columns = {
             name: [f"{100 * value:.1f}" for value in [self.clean_accuracy, *values]]
-            for name, values in _curves(self).items()
+            for name, values in table_columns(self).items()
         }
         lines = [
             f"Accuracy in % on {self.clean_correct.size} images",
-            *_text_table(self.epsilons, columns),
+            *text_table(self.epsilons, columns),
         ]
         if self.checks or self.flags:
             lines += ["", "Flags:" if self.flags else "No flags."]
@@ -167,141 +170,12 @@ class RobustnessReport:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class RobustnessSummary:
-    """Mean and standard deviation of the accuracies in several reports.
-
-    `str(summary)` is a table as text, `summary.to_markdown()` one in Markdown.
-
-    Attributes:
-        epsilons: The E attack strengths. Shape `(E,)`, float64.
-        count: Number of reports.
-        clean: Mean and sample standard deviation of the clean accuracy.
-        mean: Mean accuracy: attack name to array of shape `(E,)`; `"worst case"` is
-            the worst case over the attacks, where strong ones were run.
-        std: Sample standard deviation (divisor: count − 1), by the same names.
-    """
-
-    epsilons: NDArray[np.float64]
-    count: int
-    clean: tuple[float, float]
-    mean: dict[str, NDArray[np.float64]]
-    std: dict[str, NDArray[np.float64]]
-
-    def __str__(self) -> str:
-        title = f"Accuracy in %, mean ± standard deviation of {self.count} reports"
-        return "\n".join([title, *_text_table(self.epsilons, self._columns())])
-
-    def to_markdown(self) -> str:
-        """Returns the table in Markdown: a row for each epsilon."""
-        columns = self._columns()
-        rows = [["ε", *columns], ["---"] * (len(columns) + 1)]
-        labels = ["clean", *(f"{epsilon:g}" for epsilon in self.epsilons)]
-        rows += [list(row) for row in zip(labels, *columns.values(), strict=True)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-    def _columns(self):
-        clean_mean, clean_std = self.clean
-        return {
-            name: [
-                f"{100 * mean:.1f} ± {100 * std:.1f}"
-                for mean, std in zip(
-                    [clean_mean, *self.mean[name]],
-                    [clean_std, *self.std[name]],
-                    strict=True,
-                )
-            ]
-            for name in self.mean
-        }
-
-
-def combine_reports(reports: Sequence[RobustnessReport]) -> RobustnessSummary:
-    """Combines the reports of several seeds into mean ± standard deviation.
-
-    For the figure, give the reports themselves to `plot_robustness`.
-
-    Args:
-        reports: At least two reports with the same epsilons, attacks and settings,
-            but for the seed.
-
-    Returns:
-        A `RobustnessSummary`.
-
-    Raises:
-        ValueError: If there are fewer than two reports, or they differ.
-
-    Example:
-
-    ```python
-    import keras_powerlaw as kp
-    import numpy as np
-
-    reports = [
-        kp.RobustnessReport(
-            epsilons=np.array([0.1, 0.2]),
-            clean_correct=np.array([True, True]),
-            correct={"fgsm": np.array([[True, seed == 1], [False, False]])},
-        )
-        for seed in (0, 1)
-    ]
-    summary = kp.combine_reports(reports)
-    summary.mean["fgsm"], summary.std["fgsm"]  # [0.75, 0.], [0.354, 0.]
-    print(summary.to_markdown())
-    ```
-
-    Reference:
-        [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2 to 5: three
-        seeds each.
-    """
-    if len(reports) < 2:
-        raise invalid_value("reports", "at least two reports", f"{len(reports)}")
-    first = reports[0]
-    for report in reports[1:]:
-        for what, ours, theirs in (
-            ("epsilons", first.epsilons.tolist(), report.epsilons.tolist()),
-            ("attacks", list(first.correct), list(report.correct)),
-            (
-                "settings, but for the seed",
-                {**first.settings, "seed": None},
-                {**report.settings, "seed": None},
-            ),
-        ):
-            if ours != theirs:
-                raise invalid_value(
-                    "reports", f"reports with the same {what}", f"{ours} and {theirs}"
-                )
-    curves = [_curves(report) for report in reports]
-    stacked = {name: np.stack([curve[name] for curve in curves]) for name in curves[0]}
-    clean = [report.clean_accuracy for report in reports]
-    return RobustnessSummary(
-        epsilons=first.epsilons,
-        count=len(reports),
-        clean=(float(np.mean(clean)), float(np.std(clean, ddof=1))),
-        mean={name: rows.mean(axis=0) for name, rows in stacked.items()},
-        std={name: rows.std(axis=0, ddof=1) for name, rows in stacked.items()},
-    )
-
-
-def _curves(report: RobustnessReport) -> dict[str, NDArray[np.float64]]:
-    """The accuracies of a table's columns."""
+def table_columns(report: RobustnessReport) -> dict[str, NDArray[np.float64]]:
+    """The accuracies that a table of the report shows, by the title of the column."""
     curves = report.accuracy
-    if set(curves) & set(STRONG_ATTACKS):
+    if curves.keys() & set(STRONG_ATTACKS):
         curves["worst case"] = report.worst_case_accuracy
     return curves
-
-
-def _text_table(
-    epsilons: NDArray[np.float64], columns: Mapping[str, list[str]]
-) -> list[str]:
-    """Lines of a table: the header, the row of clean images, one for each epsilon."""
-    labels = ["   epsilon", "     clean", *(f"{epsilon:>10g}" for epsilon in epsilons)]
-    for name, cells in columns.items():
-        width = max(8, *(len(cell) + 3 for cell in (name, *cells)))
-        labels = [
-            label + f"{cell:>{width}}"
-            for label, cell in zip(labels, (name, *cells), strict=True)
-        ]
-    return labels
 
 
 def to_state(report: RobustnessReport) -> dict[str, Any]:
@@ -332,3 +206,7 @@ def from_bits(bits: str) -> NDArray[np.bool_]:
     if not set(bits) <= {"0", "1"}:
         raise ValueError(f"Expected a string of 0 and 1. Received: {bits!r}")
     return np.array([bit == "1" for bit in bits], dtype=bool)
+
+
+def _is_bounded(name: str) -> bool:
+    return name not in BY_NAME or BY_NAME[name].bounded

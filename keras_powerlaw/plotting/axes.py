@@ -1,0 +1,65 @@
+"""What all figures share: axes, and curves of several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+
+def as_list(value: Any) -> list[Any]:
+    """One run, or a list of them, as a list."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def plot_mean(
+    ax: Axes,
+    x: NDArray[Any],
+    runs: NDArray[np.float64],
+    transform: Callable[[NDArray[np.float64]], NDArray[np.float64]] = np.asarray,
+    **line: Any,
+) -> Line2D:
+    """Plots the mean of several runs, in a band of ±1 sample standard deviation.
+
+    Args:
+        ax: The axes.
+        x: Shape `(points,)`.
+        runs: Shape `(runs, points)`.
+        transform: Applied to mean and band before they are drawn.
+        **line: How to draw the mean.
+    """
+    mean = runs.mean(axis=0)
+    (curve,) = ax.plot(x, transform(mean), **line)
+    if len(runs) > 1:
+        std = runs.std(axis=0, ddof=1)
+        ax.fill_between(
+            x,
+            transform(mean - std),
+            transform(mean + std),
+            color=curve.get_color(),
+            alpha=0.25,
+            linewidth=0,
+        )
+    return curve
+
+
+def current_axes(ax: Axes | None) -> Axes:
+    axes: Axes = pyplot().gca() if ax is None else ax
+    return axes
+
+
+def pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            "Plotting needs Matplotlib. Install it with: "
+            "pip install keras_powerlaw[plots]"
+        ) from error
+    return plt

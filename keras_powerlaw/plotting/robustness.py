@@ -1,0 +1,130 @@
+"""Figures 2B and 2C: accuracy against the strength of an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_powerlaw.plotting.axes import as_list, current_axes, plot_mean
+from keras_powerlaw.robustness.attacks.table import BY_NAME
+from keras_powerlaw.support.arguments import invalid_value
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from keras_powerlaw.robustness.report import RobustnessReport
+
+
+def plot_robustness(
+    reports: Mapping[str, RobustnessReport | Sequence[RobustnessReport]],
+    attack: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Plots accuracy against attack strength, one curve per label.
+
+    Every curve begins with the clean accuracy at ε = 0. For several reports of
+    one label (seeds) it shows their mean, with a band of ±1 sample standard
+    deviation (divisor: number of reports − 1):
+
+    ```
+    mean(accuracy) ± sqrt(Σ (accuracy − mean(accuracy))² / (reports − 1))
+    ```
+
+    Args:
+        reports: Label to `RobustnessReport`, or to a list of them.
+        attack: An attack that every report holds, such as `"fgsm"`, or `"worst_case"`.
+        ax: The Matplotlib axes to draw on. Defaults to the current axes.
+
+    Returns:
+        The axes; accuracy is in per cent.
+
+    Raises:
+        ValueError: If there is no report, if a report lacks `attack`, or if the
+            reports of one label differ in `epsilons`.
+        ImportError: If Matplotlib is missing.
+
+    Example:
+
+    ```python
+    import keras_powerlaw as kp
+    import numpy as np
+
+    report = kp.RobustnessReport(
+        epsilons=np.array([0.1, 0.2]),
+        clean_correct=np.array([True, True]),
+        correct={"fgsm": np.array([[True, False], [False, False]])},
+    )
+    ax = kp.plot_robustness({"plain": report}, "fgsm")
+    ax.figure.savefig("fgsm.png")
+    ```
+
+    Reference:
+        [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2B and 2C;
+        the attacks are equations (6) to (8).
+    """
+    if not reports:
+        raise invalid_value("reports", "at least one report", reports)
+    runs_by_label = {label: as_list(value) for label, value in reports.items()}
+    curves = {
+        label: _accuracy_curves(label, runs, attack)
+        for label, runs in runs_by_label.items()
+    }
+
+    ax = current_axes(ax)
+    for label, (epsilons, accuracies) in curves.items():
+        plot_mean(ax, epsilons, accuracies, marker="o", markersize=3, label=label)
+
+    ax.set(ylim=(0, 100), title=_title(attack))
+    euclidean = any(
+        run.settings.get("norm") == 2 for runs in runs_by_label.values() for run in runs
+    )
+    ball = "ε (Euclidean norm)" if euclidean else "ε (max-norm, pixel range 0–1)"
+    bounded = attack not in BY_NAME or BY_NAME[attack].bounded
+    ax.set_xlabel(ball if bounded else "noise standard deviation ε")
+    ax.set_ylabel("accuracy (%)")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def _title(attack: str) -> str:
+    if attack == "worst_case":
+        return "worst case"
+    return BY_NAME[attack].title if attack in BY_NAME else attack
+
+
+def _accuracy_curves(
+    label: str, runs: Sequence[RobustnessReport], attack: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns ε from 0, shape `(E,)`, and accuracy in per cent, `(runs, E)`."""
+    if not runs:
+        raise invalid_value(
+            "reports", "at least one report for each label", {label: []}
+        )
+    for run in runs:
+        if attack != "worst_case" and attack not in run.correct:
+            raise invalid_value(
+                "attack",
+                f"an attack in the reports of {label!r}: {tuple(run.correct)}",
+                repr(attack),
+            )
+        if not np.array_equal(run.epsilons, runs[0].epsilons):
+            raise invalid_value(
+                "reports",
+                "reports of one label to have the same epsilons",
+                f"{runs[0].epsilons} and {run.epsilons} for label {label!r}",
+            )
+    epsilons = runs[0].epsilons
+    accuracies = np.stack(
+        [
+            run.worst_case_accuracy if attack == "worst_case" else run.accuracy[attack]
+            for run in runs
+        ]
+    )
+    if epsilons[0] != 0.0:
+        clean = [[run.clean_accuracy] for run in runs]
+        epsilons = np.concatenate([[0.0], epsilons])
+        accuracies = np.concatenate([clean, accuracies], axis=1)
+    return epsilons, 100.0 * accuracies

@@ -1,0 +1,97 @@
+"""Figures 2D and 3: sensitivity maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_powerlaw.plotting.axes import pyplot
+from keras_powerlaw.support.arguments import invalid_value, is_integer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from keras_powerlaw.spectral.sensitivity import SensitivityMaps
+
+
+def plot_sensitivity(
+    sensitivity: SensitivityMaps,
+    axes: Sequence[Axes] | None = None,
+    *,
+    image: int | None = None,
+) -> NDArray[Any]:
+    """Plots sensitivity maps as images, one panel per eigenvalue.
+
+    Red pixels raise the eigenvalue λₙ when they get brighter, blue ones lower it. Each
+    panel has its own scale, symmetric around zero: eigenvalues differ by orders of
+    magnitude, and it is the pattern that tells networks apart.
+
+    Args:
+        sensitivity: What `sensitivity_maps` returned, of images of shape
+            `(height, width)` or `(height, width, channels)`; channels are summed.
+        axes: A row of Matplotlib axes, one per component. Defaults to new ones in the
+            current figure.
+        image: Index of the image whose own maps to draw, from 0. Defaults to None: the
+            sum over all images.
+
+    Returns:
+        The axes, an array of shape `(components,)`.
+
+    Raises:
+        ValueError: If the maps are not of images, `image` is not among those kept, or
+            the number of axes differs from that of components.
+        ImportError: If Matplotlib is missing.
+
+    Example:
+
+    ```python
+    import keras_powerlaw as kp
+    import numpy as np
+
+    maps = np.random.default_rng(0).normal(size=(3, 5, 8, 8))
+    sensitivity = kp.SensitivityMaps(
+        components=(1, 2, 10),
+        eigenvalues=np.array([3.0, 2.0, 0.1]),
+        maps=maps,
+        total=maps.sum(axis=1),
+    )
+    axes = kp.plot_sensitivity(sensitivity, image=0)
+    axes[0].figure.savefig("sensitivity.png")
+    ```
+
+    Reference:
+        [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2D and 3; the
+        maps are equation (9).
+    """
+    count, kept = len(sensitivity.components), sensitivity.maps.shape[1]
+    if sensitivity.total.ndim not in (3, 4):
+        raise invalid_value(
+            "sensitivity",
+            "maps of images, (height, width) or (height, width, channels)",
+            f"maps of shape {sensitivity.total.shape[1:]}",
+        )
+    images: NDArray[Any]
+    if image is None:
+        images = sensitivity.total
+    elif is_integer(image) and 0 <= image < kept:
+        images = sensitivity.maps[:, image]
+    else:
+        raise invalid_value(
+            "image", f"None or an integer from 0 to {kept - 1}", repr(image)
+        )
+    if images.ndim == 4:
+        images = images.sum(axis=-1)
+    if axes is None:
+        axes = pyplot().gcf().subplots(1, count, squeeze=False)[0]
+    panels = np.ravel(np.asarray(axes, dtype=object))
+    if len(panels) != count:
+        raise invalid_value("axes", f"{count} axes, one for each map", len(panels))
+
+    for n, panel, ax in zip(sensitivity.components, images, panels, strict=True):
+        largest = np.abs(panel).max() or 1.0
+        ax.imshow(panel, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        ax.set(title=f"$\\partial\\lambda_{{{n}}}/\\partial x$", xticks=[], yticks=[])
+    return panels

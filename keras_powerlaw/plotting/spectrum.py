@@ -1,0 +1,153 @@
+"""Figure 2A: eigenvalue spectra."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_powerlaw.plotting.axes import as_list, current_axes, plot_mean
+from keras_powerlaw.support.arguments import invalid_value, validate_optional_integer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from keras_powerlaw.spectral.spectrum import Spectrum
+
+
+def plot_spectrum(
+    spectra: Spectrum | Mapping[str, Spectrum | Sequence[Spectrum]],
+    ax: Axes | None = None,
+    *,
+    tau: int | None = 10,
+    alpha: float = 1.0,
+) -> Axes:
+    """Plots eigenvalue spectra against the power law that was asked for.
+
+    On logarithmic axes, each curve shows the variance along the n-th principal
+    component relative to the variance along the τ-th, so that networks of
+    different scale can be compared:
+
+    ```
+    λₙ / λ_τ   against the dashed line   (n / τ)^(−α)
+    ```
+
+    The components that the regularizer leaves free, n < τ, are shaded. A star
+    marks the number of components that carry 90 % of the variance, and the legend
+    gives the fitted exponent. Eigenvalues that are numerically zero are left out.
+
+    Args:
+        spectra: One `Spectrum`, or a dictionary from label to `Spectrum`. Several
+            spectra of one label (seeds, as a list) are drawn as their geometric
+            mean with a band of ±1 standard deviation of the logarithm.
+        ax: The Matplotlib axes to draw on. Defaults to the current axes.
+        tau: Index τ of the first regularized eigenvalue, at least 1, or None to
+            shade nothing and to divide by the first eigenvalue. Defaults to 10.
+        alpha: Exponent α of the dashed line. Defaults to 1.0.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If `tau` is not an integer of at least 1, if a spectrum has fewer
+            than `tau` eigenvalues above zero, or if the spectra of one label differ
+            in length.
+        ImportError: If Matplotlib is missing.
+
+    Example:
+
+    ```python
+    import keras_powerlaw as kp
+    import numpy as np
+
+    n = np.arange(1, 101)
+    spectra = {"SpecReg": kp.Spectrum(1 / n), "plain": kp.Spectrum(1 / n**2)}
+    ax = kp.plot_spectrum(spectra, tau=10)
+    ax.figure.savefig("spectrum.png")
+    ```
+
+    Reference:
+        [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figure 2A; the
+        dashed line is the target of equation (2).
+    """
+    first = validate_optional_integer("tau", tau, minimum=1) or 1
+    by_label = dict(spectra) if isinstance(spectra, Mapping) else {"": spectra}
+    if not by_label:
+        raise invalid_value("spectra", "at least one spectrum", spectra)
+    runs_by_label = {label: as_list(value) for label, value in by_label.items()}
+    curves = {
+        label: _log_curves(label, runs, first) for label, runs in runs_by_label.items()
+    }
+
+    ax = current_axes(ax)
+    if tau is not None:
+        ax.axvspan(1, tau, color="0.92", zorder=0)
+
+    for label, runs in runs_by_label.items():
+        n = np.arange(1, curves[label].shape[1] + 1)
+        entry = _legend_entry(label, runs)
+        line = plot_mean(ax, n, curves[label], np.exp, label=entry)
+        star = round(np.mean([run.dimension_90 for run in runs]))
+        ax.plot(
+            star,
+            np.exp(curves[label][:, star - 1].mean()),
+            marker="*",
+            markersize=11,
+            markeredgecolor="white",
+            color=line.get_color(),
+            linestyle="none",
+            zorder=3,
+        )
+
+    last = max(curve.shape[1] for curve in curves.values())
+    ends = np.array([first, max(last, first)])
+    power_law = (ends / first) ** -alpha
+    ax.plot(ends, power_law, "k--", linewidth=1, label=f"$n^{{{-alpha:g}}}$")
+
+    ax.set(xscale="log", yscale="log", xlim=(1, None))
+    ax.set_xlabel("principal component n")
+    ax.set_ylabel(f"variance / $\\lambda_{{{first}}}$")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def _log_curves(
+    label: str, runs: Sequence[Spectrum], first: int
+) -> NDArray[np.float64]:
+    """Returns log(λₙ / λ_first), shape `(runs, N)`, NaN beyond the rank."""
+    lengths = {len(run.eigenvalues) for run in runs}
+    if len(lengths) != 1:
+        raise invalid_value(
+            "spectra",
+            "spectra of the same length, at least one, for each label",
+            f"lengths {sorted(lengths)} for label {label!r}",
+        )
+    for run in runs:
+        if run.rank < first:
+            raise invalid_value(
+                "spectra",
+                f"at least {first} eigenvalues above zero, for a curve relative to "
+                f"the one at n = {first}",
+                f"{run.rank} for label {label!r}",
+            )
+    n = np.arange(1, lengths.pop() + 1)
+    logarithms: NDArray[np.float64] = np.stack(
+        [
+            np.log(run.eigenvalues, out=np.full(n.shape, np.nan), where=n <= run.rank)
+            for run in runs
+        ]
+    )
+    curves: NDArray[np.float64] = logarithms - logarithms[:, first - 1 : first]
+    return curves
+
+
+def _legend_entry(label: str, runs: Sequence[Spectrum]) -> str:
+    exponents = [run.exponent for run in runs]
+    if not np.all(np.isfinite(exponents)):  # too few eigenvalues to fit a line to
+        return label
+    text = f"α = {np.mean(exponents):.2f}"
+    if len(runs) > 1:
+        text += f" ± {np.std(exponents, ddof=1):.2f}"
+    return f"{label} ({text})" if label else text

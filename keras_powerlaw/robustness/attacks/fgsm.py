@@ -1,0 +1,41 @@
+"""The fast gradient sign method, as the paper has it."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_powerlaw.robustness import cleverhans_attacks
+from keras_powerlaw.robustness.attacks.steps import take_step
+from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
+from keras_powerlaw.robustness.problem import Indices, Problem
+from keras_powerlaw.support.types import ReportProgress, Tensor
+
+
+def run(
+    problem: Problem, epsilon: float, indices: Indices, progress: ReportProgress
+) -> NDArray[np.bool_]:
+    return classify_perturbed(
+        problem, indices, lambda batch: perturb(problem, epsilon, batch), progress
+    )
+
+
+def perturb(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
+    """s + ε sign(∇ₛ L(f(s), y)), within the limits of the pixels.
+
+    On TensorFlow and PyTorch by cleverhans, which does not run with current JAX.
+
+    Reference:
+        Nassar et al. (2020), equation (6).
+    """
+    if keras.backend.backend() == "jax":
+        return one_step(problem, epsilon, indices)
+    images, labels = problem.images[indices], problem.labels[indices]
+    return cleverhans_attacks.fgsm(problem, images, labels, epsilon)
+
+
+def one_step(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
+    """The same written out."""
+    images, labels = problem.images[indices], problem.labels[indices]
+    return take_step(problem, images, images, labels, epsilon, size=epsilon)

@@ -1,0 +1,47 @@
+"""Projected gradient descent, as the paper has it: from the image, for a last point."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_powerlaw.robustness import cleverhans_attacks
+from keras_powerlaw.robustness.attacks.steps import take_step
+from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
+from keras_powerlaw.robustness.problem import Indices, Problem
+from keras_powerlaw.support.types import ReportProgress, Tensor
+
+
+def run(
+    problem: Problem, epsilon: float, indices: Indices, progress: ReportProgress
+) -> NDArray[np.bool_]:
+    return classify_perturbed(
+        problem, indices, lambda batch: perturb(problem, epsilon, batch), progress
+    )
+
+
+def perturb(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
+    """The end of δ ← Proj(δ + η sign(∇_δ L(f(s + δ), y))), from δ = 0.
+
+    On TensorFlow and PyTorch by cleverhans, which does not run with current JAX.
+
+    Reference:
+        Nassar et al. (2020), equations (7) and (8).
+    """
+    if keras.backend.backend() == "jax":
+        return step_by_step(problem, epsilon, indices)
+    images, labels = problem.images[indices], problem.labels[indices]
+    # cleverhans refuses a step larger than ε.
+    size = min(problem.settings.pgd_step_size, epsilon)
+    return cleverhans_attacks.pgd(problem, images, labels, epsilon, size)
+
+
+def step_by_step(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
+    """The same written out."""
+    images, labels = problem.images[indices], problem.labels[indices]
+    size = min(problem.settings.pgd_step_size, epsilon)
+    points = images
+    for _ in range(problem.settings.pgd_steps):
+        points = take_step(problem, points, images, labels, epsilon, size)
+    return points

@@ -1,0 +1,62 @@
+"""How an attack goes over many images, batch by batch and start by start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_powerlaw.robustness.classification import is_correct_eagerly
+from keras_powerlaw.robustness.problem import Indices, Problem
+from keras_powerlaw.support.types import ReportProgress, Tensor
+
+
+def no_report(fraction: float) -> None:
+    """Reports no progress."""
+
+
+def classify_perturbed(
+    problem: Problem,
+    indices: Indices,
+    perturb: Callable[[Indices], Tensor],
+    progress: ReportProgress = no_report,
+) -> NDArray[np.bool_]:
+    """Which images are classified correctly after a perturbation.
+
+    Args:
+        problem: The problem.
+        indices: The images.
+        perturb: From the indices of a batch to the perturbed images.
+        progress: Called after each batch.
+    """
+    correct, done = [], 0
+    for batch in problem.batches(indices):
+        correct.append(is_correct_eagerly(problem, perturb(batch), batch))
+        done += len(batch)
+        progress(done / len(indices))
+    return np.concatenate(correct)
+
+
+def withstand_starts(
+    problem: Problem,
+    indices: Indices,
+    starts: Sequence[Callable[[Indices], NDArray[np.bool_]]],
+    progress: ReportProgress = no_report,
+) -> NDArray[np.bool_]:
+    """Which images withstand every start of an attack; the broken ones are left out.
+
+    Args:
+        problem: The problem.
+        indices: The images.
+        starts: Functions from the indices of a batch to which of these they break.
+        progress: Called after each batch.
+    """
+    left = np.ones(len(indices), dtype=bool)
+    for number, start in enumerate(starts):
+        rest, done = np.flatnonzero(left), 0
+        for batch in problem.batches(rest):
+            left[batch] = ~start(indices[batch])
+            done += len(batch)
+            progress((number + done / len(rest)) / len(starts))
+    return left

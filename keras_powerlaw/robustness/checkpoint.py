@@ -1,0 +1,103 @@
+"""The file that an interrupted evaluation goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from keras_powerlaw.robustness.problem import Problem
+from keras_powerlaw.robustness.report import from_bits, to_state
+from keras_powerlaw.robustness.results import Results
+from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.files import write_atomically
+
+
+class Checkpoint:
+    """A JSON file that `RobustnessReport.from_json` reads, once all is finished.
+
+    Args:
+        path: Its path, or None: nothing is read or written.
+        problem: The problem.
+        epsilons: The attack strengths.
+        names: The attacks.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        problem: Problem,
+        epsilons: Sequence[float],
+        names: Sequence[str],
+    ) -> None:
+        self._path = None if path is None else pathlib.Path(path)
+        self._epsilons = epsilons
+        self._settings = problem.settings
+        if path is not None:
+            # What makes the file one of this evaluation.
+            self._identity = {
+                "epsilons": list(epsilons),
+                "attacks": list(names),
+                **problem.settings.reported(),
+                "x": _digest([problem.images]),
+                "y": _digest([problem.labels]),
+                "model": _digest(
+                    ops.convert_to_numpy(ops.convert_to_tensor(weight))
+                    for weight in problem.model.weights
+                ),
+            }
+
+    def read(self) -> Results | None:
+        """The results in the file, or None if there is none.
+
+        Raises:
+            ValueError: If they are of another evaluation, or the file of another kind.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            state = json.loads(self._path.read_text(encoding="utf-8"))
+            evaluation = state["evaluation"]
+            differing = [
+                key for key in self._identity if evaluation[key] != self._identity[key]
+            ]
+            results = Results(state["correct"])
+            results.clean = from_bits(state["clean_correct"])
+            for name, rows in state["correct"].items():
+                results.correct[name] = [from_bits(row) for row in rows]
+            for name, rows in state.get("draw_accuracy", {}).items():
+                results.draw_accuracy[name] = np.array(rows).T.tolist()
+            results.checks = state.get("checks", {})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise invalid_value(
+                "checkpoint", "the path of a checkpoint, or a new one", self._path
+            ) from error
+        if differing:
+            raise invalid_value(
+                "checkpoint",
+                f"a checkpoint of the same evaluation; {differing} differ",
+                self._path,
+            )
+        return results
+
+    def write(self, results: Results) -> None:
+        if self._path is None:
+            return
+        report = results.report(self._epsilons, self._settings)
+        text = json.dumps({**to_state(report), "evaluation": self._identity})
+        write_atomically(self._path, lambda file: file.write(text.encode("utf-8")))
+
+
+def _digest(arrays: Iterable[NDArray[Any]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        # As bytes: bfloat16 has no buffer of its own.
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

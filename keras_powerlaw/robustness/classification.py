@@ -1,0 +1,43 @@
+"""Whether images are classified correctly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from keras_powerlaw.robustness.problem import Indices, Problem
+from keras_powerlaw.robustness.programs import compiled_logits
+from keras_powerlaw.support.types import Tensor
+
+
+def is_correct(
+    problem: Problem, points: NDArray[np.float32], indices: Indices
+) -> NDArray[np.bool_]:
+    """Whether `points`, in place of the images `indices`, are classified correctly.
+
+    By the compiled model, which attacks have called before.
+    """
+    logits = compiled_logits(problem.model)(points)
+    return correct_rows(logits, problem.labels[indices])
+
+
+def is_correct_eagerly(
+    problem: Problem, points: Tensor, indices: Indices
+) -> NDArray[np.bool_]:
+    """The same by the model as it is, which may be called only once."""
+    logits = ops.cast(problem.model(points, training=False), "float32")
+    return correct_rows(ops.convert_to_numpy(logits), problem.labels[indices])
+
+
+def correct_rows(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the largest logit is that of the label."""
+    if np.isnan(logits).any():
+        raise ValueError(
+            "The model returned NaN, so its accuracy is not defined. "
+            "Check its weights for NaN and infinity."
+        )
+    correct: NDArray[np.bool_] = logits.argmax(axis=1) == labels
+    return correct

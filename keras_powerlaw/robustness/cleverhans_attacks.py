@@ -1,0 +1,158 @@
+"""FGSM and PGD by cleverhans, on TensorFlow and PyTorch.
+
+On TensorFlow, cleverhans compiles the gradient once for each function that it attacks,
+in a cache of its module, where every model would stay for good, and fails where the
+gradient is zero because a model rounds its inputs. So its functions run here with
+another meaning of one global name. What this takes for granted of cleverhans is looked
+for first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from keras_powerlaw.robustness.problem import Problem
+from keras_powerlaw.robustness.programs import frozen
+from keras_powerlaw.support.types import Tensor
+
+# What is attacked, FGSM and PGD, by model.
+_ATTACKS: weakref.WeakKeyDictionary[keras.Model, tuple[Callable[..., Any], ...]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def fgsm(
+    problem: Problem,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    epsilon: float,
+) -> Tensor:
+    """Images after one step of size ε."""
+    logits, fast_gradient_method, _ = _attacks_on(problem.model)
+    with frozen(problem.model):
+        return fast_gradient_method(
+            logits, _tensor(images), epsilon, y=_tensor(labels), **_limits(problem)
+        )
+
+
+def pgd(
+    problem: Problem,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    epsilon: float,
+    step_size: float,
+) -> Tensor:
+    """Images after `pgd_steps` steps of at most ε, from the images themselves."""
+    logits, _, projected_gradient_descent = _attacks_on(problem.model)
+    with frozen(problem.model):
+        return projected_gradient_descent(
+            logits,
+            _tensor(images),
+            epsilon,
+            step_size,
+            problem.settings.pgd_steps,
+            y=_tensor(labels),
+            rand_init=False,  # the default differs between the two backends
+            sanity_checks=False,  # they stop at an epsilon above the pixels' range
+            **_limits(problem),
+        )
+
+
+def _limits(problem: Problem) -> dict[str, Any]:
+    low, high = problem.settings.clip or (None, None)
+    return {"norm": problem.settings.norm, "clip_min": low, "clip_max": high}
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    # cleverhans's TensorFlow attack compiles for NumPy arrays, PyTorch's needs tensors.
+    if keras.backend.backend() == "torch":
+        return ops.convert_to_tensor(array)
+    return array
+
+
+def _attacks_on(model: keras.Model) -> tuple[Callable[..., Any], ...]:
+    if model not in _ATTACKS:
+        _ATTACKS[model] = _make_attacks(weakref.ref(model))
+    return _ATTACKS[model]
+
+
+def _make_attacks(
+    model: weakref.ref[keras.Model],
+) -> tuple[Callable[..., Any], ...]:
+    """The logits of a model, FGSM and PGD: one function each for all calls."""
+
+    def logits(images: Tensor) -> Tensor:
+        return model()(images, training=False)  # type: ignore[misc]
+
+    backend = keras.backend.backend()
+    package = {"tensorflow": "tf2", "torch": "torch"}[backend]
+    fgsm, pgd = (
+        importlib.import_module(f"cleverhans.{package}.attacks.{name}")
+        for name in ("fast_gradient_method", "projected_gradient_descent")
+    )
+    if backend == "torch":  # which compiles nothing
+        return logits, fgsm.fast_gradient_method, pgd.projected_gradient_descent
+    return (logits, *_with_a_cache_of_their_own(fgsm, pgd))
+
+
+def _with_a_cache_of_their_own(
+    fgsm: types.ModuleType, pgd: types.ModuleType
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """cleverhans's attacks with a gradient that is compiled for these two alone."""
+    import tensorflow as tf
+
+    _require_known_cleverhans(fgsm, pgd)
+    original = fgsm.compute_gradient.python_function
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def compute_gradient(
+        model_fn: Any, loss_fn: Any, x: Any, y: Any, targeted: Any
+    ) -> Tensor:
+        gradient = original(model_fn, loss_fn, x, y, targeted)
+        # Rounded inputs leave no path to the images: their gradient is zero.
+        return tf.zeros_like(x) if gradient is None else gradient
+
+    fast_gradient_method = _with_globals(
+        fgsm.fast_gradient_method, compute_gradient=compute_gradient
+    )
+    projected_gradient_descent = _with_globals(
+        pgd.projected_gradient_descent, fast_gradient_method=fast_gradient_method
+    )
+    return fast_gradient_method, projected_gradient_descent
+
+
+def _require_known_cleverhans(fgsm: types.ModuleType, pgd: types.ModuleType) -> None:
+    """Raises an `ImportError` unless the names to be replaced are there, and used."""
+    known = (
+        hasattr(getattr(fgsm, "compute_gradient", None), "python_function")
+        and "compute_gradient" in fgsm.fast_gradient_method.__code__.co_names
+        and "fast_gradient_method" in pgd.projected_gradient_descent.__code__.co_names
+    )
+    if not known:
+        raise ImportError(
+            "This keras_powerlaw works with cleverhans 4.0.0, and the installed one "
+            "computes its gradients in another way: install cleverhans==4.0.0, or a "
+            "newer keras_powerlaw."
+        )
+
+
+def _with_globals(function: Any, **names: Any) -> Callable[..., Any]:
+    """The same function, in which these global names mean something else."""
+    copy = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy

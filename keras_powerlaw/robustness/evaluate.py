@@ -1,0 +1,258 @@
+"""Accuracy under attack: a loop over the table of attacks."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import keras
+import numpy as np
+from numpy.typing import ArrayLike
+
+from keras_powerlaw.robustness.attacks.attack import Attack
+from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
+from keras_powerlaw.robustness.attacks.table import ATTACKS, BY_NAME, PAPER_ATTACKS
+from keras_powerlaw.robustness.checkpoint import Checkpoint
+from keras_powerlaw.robustness.checks import measure_checks
+from keras_powerlaw.robustness.inputs import (
+    validate_attacks,
+    validate_epsilons,
+    validate_images,
+    validate_labels,
+    validate_settings,
+)
+from keras_powerlaw.robustness.logits import count_classes, without_softmax
+from keras_powerlaw.robustness.problem import Indices, Problem, Settings
+from keras_powerlaw.robustness.report import RobustnessReport
+from keras_powerlaw.robustness.results import Results
+from keras_powerlaw.support.arguments import validate_boolean, validate_verbose
+from keras_powerlaw.support.layers import without_activity_regularizers
+from keras_powerlaw.support.progress import Progress
+from keras_powerlaw.support.types import Verbose
+
+
+def evaluate_robustness(
+    model: keras.Model,
+    x: ArrayLike,
+    y: ArrayLike,
+    epsilons: ArrayLike,
+    attacks: Sequence[str] | Literal["strong"] = PAPER_ATTACKS,
+    *,
+    norm: float | Literal["inf"] = "inf",
+    pgd_steps: int = 40,
+    pgd_step_size: float = 0.01,
+    restarts: int = 2,
+    noise_draws: int = 1,
+    clip: tuple[float, float] | None = (0.0, 1.0),
+    batch_size: int = 500,
+    seed: int = 0,
+    checks: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    verbose: Verbose = "auto",
+) -> RobustnessReport:
+    """Measures a classifier's accuracy under attacks of growing strength.
+
+    For an image `s` with label `y`, cross-entropy loss `L` and model `f`, the attacks
+    of the paper:
+
+    ```
+    fgsm    s + ε sign(∇ₛ L(f(s), y))
+    pgd     s + δ, from δ = 0 by δ ← Proj(δ + η sign(∇_δ L(f(s + δ), y)))
+    noise   s + ε z,  z standard normal
+    ```
+
+    where `Proj` limits every entry of δ to [−ε, ε] and `η` is `pgd_step_size`.
+    The sign in the PGD step makes it the steepest ascent in the maximum norm,
+    in which ε is measured. Perturbed images are limited to `clip`.
+
+    The strong attacks, with which to doubt the first:
+
+    ```
+    uniform_noise  uniform in the ball of radius ε
+    pgd_ce         PGD on L, from the image and from random points of the ball
+    pgd_dlr        the same on the margin of the logits
+    autopgd        AutoPGD, with its own step sizes, on both losses
+    square         Square, which uses no gradient
+    ```
+
+    The last four count an image as broken if any point of the attack's way is
+    misclassified, at ε or a smaller one. They run in this order, each on what those
+    before it left, whatever the order in `attacks`. `report.worst_case` takes the
+    minimum over the attacks image by image, and `report.flags` says in words what
+    speaks against the figures.
+
+    The model is called with `training=False`. The attacks need its logits: a
+    softmax at the end of a Sequential or Functional model is left out for the
+    evaluation, and the model is as before afterwards. Where the loss gradient of
+    an image is exactly zero, FGSM and PGD do not move it; a very confident model
+    can look robust for this reason.
+
+    Args:
+        model: A built Keras model with one input and one output, the logits of
+            at least two classes, shape `(batch, classes)`.
+        x: Images, shape `(M, ...)`, numbers within `clip`.
+        y: Integer labels, shape `(M,)`, from 0 to `classes - 1`.
+        epsilons: Attack strengths in units of pixel values, shape `(E,)`, at
+            least 0 and strictly increasing: the largest change of a pixel, or with
+            `norm=2` the Euclidean length of the change; for `"noise"` the standard
+            deviation of a pixel.
+        attacks: Names out of those above, or `"strong"` for all of them. `"fgsm"`
+            and `"pgd"` need cleverhans, except on the JAX backend; `"autopgd"` and
+            `"square"` the Adversarial Robustness Toolbox. Defaults to
+            `("fgsm", "pgd", "noise")`.
+        norm: `"inf"`, in which ε is the largest change of a pixel, or 2, the
+            Euclidean norm. Defaults to `"inf"`.
+        pgd_steps: Number of PGD steps, at least 1. Defaults to 40.
+        pgd_step_size: Size η of a PGD step in units of pixel values, above 0. It
+            is reduced to ε where ε is smaller. Random starts take steps of
+            `2.5 * ε / pgd_steps`. Defaults to 0.01.
+        restarts: Starts of each strong attack, at least 1. PGD's first start is the
+            image itself. Defaults to 2.
+        noise_draws: Draws of noise for each image, at least 1. Defaults to 1.
+        clip: Smallest and largest pixel value, or None for no limits. Defaults to
+            `(0.0, 1.0)`.
+        batch_size: Images per batch, at least 1. Defaults to 500.
+        seed: Seed of the noise and of the random starts, at least 0. A draw of
+            noise serves all strengths. Defaults to 0.
+        checks: Whether to measure what the flags need beside the results: on the
+            first 500 images, the model's outputs, their gradients, and PGD with
+            twice the steps and at an ε that reaches every image. Defaults to True.
+        checkpoint: Path of a JSON file to keep finished results in: an evaluation
+            that was interrupted goes on from there, and a finished one is read.
+            Defaults to None: nothing is written.
+        verbose: `"auto"` shows progress when the evaluation is slow, 0 never, 1
+            always. Defaults to `"auto"`.
+
+    Returns:
+        A `RobustnessReport`.
+
+    Raises:
+        ValueError: If an argument is invalid, the model returns probabilities
+            or NaN, or `checkpoint` holds another evaluation.
+        ImportError: If an attack is asked for without the package it needs.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_powerlaw as kp
+    import numpy as np
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    rng = np.random.default_rng(0)
+    x, y = rng.random((20, 4)), rng.integers(3, size=20)
+    report = kp.evaluate_robustness(model, x, y, epsilons=[0.05, 0.1], pgd_steps=10)
+    print(report)
+
+    strong = kp.evaluate_robustness(
+        model, x, y, epsilons=[0.05, 0.1], attacks=["pgd", "pgd_ce", "pgd_dlr"]
+    )
+    print(strong.worst_case_accuracy, strong.flags)
+    ```
+
+    Reference:
+        [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), equation (6) for
+        FGSM and equations (7) and (8) for PGD, with its 40 steps of 0.01.
+        [Croce & Hein, 2020](https://arxiv.org/abs/2003.01690) for AutoPGD and the
+        margin loss; [Andriushchenko et al., 2020](https://arxiv.org/abs/1912.00049)
+        for Square.
+    """
+    settings = validate_settings(
+        norm=norm,
+        pgd_steps=pgd_steps,
+        pgd_step_size=pgd_step_size,
+        restarts=restarts,
+        noise_draws=noise_draws,
+        clip=clip,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    images = validate_images(x, model, settings.clip)
+    strengths = validate_epsilons(epsilons)
+    names = validate_attacks(attacks)
+    validate_boolean("checks", checks)
+    progress = Progress("Robustness", validate_verbose(verbose))
+    for name in names:
+        BY_NAME[name].prepare(images.shape, settings, keras.backend.backend())
+    if "pgd" in names:
+        _warn_if_out_of_reach(settings, strengths[-1])
+
+    with (
+        without_softmax(model) as logits_model,
+        without_activity_regularizers(logits_model),
+    ):
+        classes = count_classes(logits_model, images[: settings.batch_size])
+        labels = validate_labels(y, len(images), classes)
+        problem = Problem(logits_model, images, labels, settings)
+        file = Checkpoint(checkpoint, problem, strengths, names)
+        results = file.read() or Results(names)
+        if checks and not results.checks:
+            results.checks = measure_checks(problem, strengths, names)
+        _run_attacks(problem, strengths, results, file, progress)
+    return results.report(strengths, settings)
+
+
+def _run_attacks(
+    problem: Problem,
+    epsilons: Sequence[float],
+    results: Results,
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> None:
+    """Adds to `results` what is missing: attack by attack, strength by strength."""
+    count = len(problem.images)
+    attacks = [attack for attack in ATTACKS if attack.name in results.correct]
+    batches = math.ceil(count / problem.settings.batch_size)
+    total, done = batches * len(attacks) * len(epsilons), 0
+
+    def report(fraction: float) -> None:
+        progress.update(done + round(fraction * batches), total)
+
+    if results.clean is None:
+        results.clean = classify_perturbed(
+            problem, problem.indices, lambda batch: problem.images[batch]
+        )
+    for attack in attacks:
+        draws = problem.settings.noise_draws if attack.random else 1
+        for row, epsilon in enumerate(epsilons):
+            if not results.has(attack, row):
+                correct = np.zeros((draws, count), dtype=bool)
+                if epsilon == 0.0:
+                    correct[:] = results.clean
+                else:
+                    left = _images_left(attack, row, results)
+                    correct[:, left] = attack.run(problem, epsilon, left, report)
+                results.add(attack, correct)
+                checkpoint.write(results)
+            done += batches
+            report(0)
+    progress.finish()
+    checkpoint.write(results)
+
+
+def _images_left(attack: Attack, row: int, results: Results) -> Indices:
+    """The images for an attack at the strength of some row: most attack all."""
+    left = np.array(results.clean)
+    if not attack.follows_up:
+        left[:] = True
+        return np.flatnonzero(left)
+    for other in ATTACKS[: ATTACKS.index(attack)]:
+        if other.follows_up and other.name in results.correct:
+            left &= results.correct[other.name][row]
+    if row:  # what broke at a smaller strength is broken
+        left &= results.correct[attack.name][row - 1]
+    return np.flatnonzero(left)
+
+
+def _warn_if_out_of_reach(settings: Settings, epsilon: float) -> None:
+    reach = settings.pgd_steps * settings.pgd_step_size
+    if reach < epsilon and not math.isclose(reach, epsilon):
+        warnings.warn(
+            f"{settings.pgd_steps} PGD steps of {settings.pgd_step_size:g} change a "
+            f"pixel by at most {reach:g}, less than the largest epsilon, {epsilon:g}. "
+            "Raise `pgd_steps` or `pgd_step_size`.",
+            stacklevel=3,
+        )

@@ -1,0 +1,177 @@
+"""Validation of what `evaluate_robustness` is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from keras_powerlaw.robustness.attacks.table import BY_NAME
+from keras_powerlaw.robustness.problem import Settings
+from keras_powerlaw.support.arguments import (
+    invalid_value,
+    is_finite_number,
+    is_number,
+    validate_integer,
+)
+
+
+def validate_settings(
+    *,
+    norm: Any,
+    pgd_steps: Any,
+    pgd_step_size: Any,
+    restarts: Any,
+    noise_draws: Any,
+    clip: Any,
+    batch_size: Any,
+    seed: Any,
+) -> Settings:
+    if not is_finite_number(pgd_step_size) or pgd_step_size <= 0:
+        raise invalid_value(
+            "pgd_step_size", "a finite number above 0", repr(pgd_step_size)
+        )
+    return Settings(
+        norm=_validate_norm(norm),
+        pgd_steps=validate_integer("pgd_steps", pgd_steps, minimum=1),
+        pgd_step_size=float(pgd_step_size),
+        restarts=validate_integer("restarts", restarts, minimum=1),
+        noise_draws=validate_integer("noise_draws", noise_draws, minimum=1),
+        clip=_validate_clip(clip),
+        batch_size=validate_integer("batch_size", batch_size, minimum=1),
+        seed=validate_integer("seed", seed, minimum=0),
+    )
+
+
+def _validate_clip(clip: Any) -> tuple[float, float] | None:
+    if clip is None:
+        return None
+    if (
+        not isinstance(clip, tuple | list)
+        or len(clip) != 2
+        or not all(map(is_finite_number, clip))
+        or clip[0] >= clip[1]
+    ):
+        raise invalid_value("clip", "a pair (low, high) with low < high, or None", clip)
+    return float(clip[0]), float(clip[1])
+
+
+def validate_images(
+    x: Any, model: Any, clip: tuple[float, float] | None
+) -> NDArray[np.float32]:
+    if not isinstance(model, keras.Model) or not model.built:
+        raise invalid_value("model", "a built Keras model", model)
+    if len(getattr(model, "inputs", None) or [None]) != 1:
+        raise invalid_value(
+            "model", "a model with one input", f"{len(model.inputs)} inputs"
+        )
+    if len(getattr(model, "outputs", None) or [None]) != 1:
+        raise invalid_value(
+            "model", "a model with one output", f"{len(model.outputs)} outputs"
+        )
+
+    images = _as_array("x", x)
+    if images.dtype.kind not in "fiu":
+        raise invalid_value("x", "an array of numbers", f"dtype {images.dtype}")
+    if images.ndim < 2 or images.size == 0:
+        raise invalid_value(
+            "x", "images of shape (M, ...), M > 0", f"shape {images.shape}"
+        )
+    # NaN and infinity show in the extremes, which take no memory.
+    if not np.isfinite([images.min(), images.max()]).all():
+        raise invalid_value("x", "finite numbers", "an array with NaN or infinity")
+    if getattr(model, "inputs", None):
+        expected = tuple(model.inputs[0].shape[1:])
+        matches = len(expected) == images.ndim - 1 and all(
+            size in (None, received)
+            for size, received in zip(expected, images.shape[1:], strict=True)
+        )
+        if not matches:
+            raise invalid_value(
+                "x",
+                f"images of the model's input shape {expected}",
+                f"images of shape {images.shape[1:]}",
+            )
+    if clip is not None and (images.min() < clip[0] or images.max() > clip[1]):
+        raise invalid_value(
+            "x",
+            f"pixel values within clip={clip}",
+            f"values from {images.min():g} to {images.max():g}",
+        )
+    return images.astype(np.float32, copy=False)
+
+
+def validate_labels(y: Any, count: int, classes: int) -> NDArray[np.int64]:
+    labels = _as_array("y", y)
+    if labels.shape != (count,):
+        hint = (
+            "; for one-hot labels give `y.argmax(axis=1)`" if labels.ndim == 2 else ""
+        )
+        raise invalid_value(
+            "y", f"integer labels of shape ({count},){hint}", f"shape {labels.shape}"
+        )
+    if labels.dtype.kind not in "fiu" or not np.array_equal(labels, np.round(labels)):
+        raise invalid_value("y", "integer labels", labels)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise invalid_value(
+            "y",
+            f"labels from 0 to {classes - 1}, one for each output of the model",
+            f"labels from {labels.min():g} to {labels.max():g}",
+        )
+    return labels.astype(np.int64)
+
+
+def validate_epsilons(epsilons: Any) -> list[float]:
+    values = _as_array("epsilons", epsilons)
+    if (
+        values.dtype.kind not in "fiu"
+        or values.ndim != 1
+        or values.size == 0
+        or not np.isfinite(values).all()
+        or values[0] < 0
+        or not np.all(values[1:] > values[:-1])
+    ):
+        raise invalid_value(
+            "epsilons",
+            "one or more finite numbers of at least 0, strictly increasing",
+            epsilons,
+        )
+    # Python floats: a NumPy scalar would turn float32 images into float64.
+    strengths: list[float] = values.astype(np.float64).tolist()
+    return strengths
+
+
+def validate_attacks(attacks: Any) -> tuple[str, ...]:
+    known = tuple(BY_NAME)
+    if isinstance(attacks, str):
+        names = known if attacks == "strong" else ()
+    else:
+        names = tuple(attacks)
+    if not names or not set(names) <= set(known) or len(set(names)) < len(names):
+        raise invalid_value(
+            "attacks",
+            f'a sequence of different names out of {known}, or "strong" for all',
+            attacks,
+        )
+    return names
+
+
+def _validate_norm(norm: Any) -> float:
+    if norm == "inf" or (is_number(norm) and norm == np.inf):
+        return np.inf
+    if is_number(norm) and norm == 2:
+        return 2
+    raise invalid_value("norm", '"inf" or 2', repr(norm))
+
+
+def _as_array(argument: str, value: Any) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = (
+            ops.convert_to_numpy(value) if ops.is_tensor(value) else np.asarray(value)
+        )
+    except ValueError as error:  # a ragged list
+        raise invalid_value(argument, "an array", value) from error
+    return array

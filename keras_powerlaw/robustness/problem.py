@@ -1,0 +1,84 @@
+"""What is attacked, and by which rules: handed to every attack as one object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+# Indices of images.
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `evaluate_robustness` that shape what attacks do.
+
+    Attributes:
+        norm: Infinity or 2.
+        pgd_steps: Steps of PGD.
+        pgd_step_size: Their size, in units of pixel values.
+        restarts: Starts of each strong attack.
+        noise_draws: Draws of noise for each image.
+        clip: Smallest and largest pixel value, or None.
+        batch_size: Images per batch.
+        seed: Seed of the noise and of random starts.
+    """
+
+    norm: float
+    pgd_steps: int
+    pgd_step_size: float
+    restarts: int
+    noise_draws: int
+    clip: tuple[float, float] | None
+    batch_size: int
+    seed: int
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest pixel value, which may be infinite."""
+        return self.clip or (-np.inf, np.inf)
+
+    def reported(self) -> dict[str, Any]:
+        """Those that shape the result, as a report keeps them in JSON."""
+        return {
+            "norm": "inf" if self.norm == np.inf else 2,
+            "pgd_steps": self.pgd_steps,
+            "pgd_step_size": self.pgd_step_size,
+            "restarts": self.restarts,
+            "noise_draws": self.noise_draws,
+            "clip": None if self.clip is None else list(self.clip),
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A classifier, images, and the settings of the attacks on them.
+
+    Attributes:
+        model: Returns logits, shape `(batch, classes)`.
+        images: Shape `(M, …)`.
+        labels: Shape `(M,)`.
+        settings: The settings.
+    """
+
+    model: keras.Model
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    settings: Settings
+
+    @property
+    def indices(self) -> Indices:
+        """Those of all images."""
+        return np.arange(len(self.images))
+
+    def batches(self, indices: Indices) -> Iterator[Indices]:
+        """The indices, `batch_size` of them at a time."""
+        size = self.settings.batch_size
+        for start in range(0, len(indices), size):
+            yield indices[start : start + size]

@@ -1,0 +1,149 @@
+"""Adding the penalty to a model that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_powerlaw.spectral.regularizer import (
+    SpectralActivityRegularizer,
+    validate_width,
+)
+from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.copying import copy_model
+from keras_powerlaw.support.layers import find_layer, is_functional
+from keras_powerlaw.support.memory import require_memory
+from keras_powerlaw.support.types import Reduction
+from keras_powerlaw.support.units import output_units
+
+
+def add_spectral_regularizer(
+    model: keras.Model,
+    layers: keras.layers.Layer | str | Sequence[keras.layers.Layer | str],
+    alpha: float | Sequence[float] = 1.0,
+    tau: int | Sequence[int] = 10,
+    beta: float | Sequence[float] = 1.0,
+    *,
+    exact: bool = False,
+    log_ratio: bool = False,
+    reduction: Reduction = "flatten",
+) -> keras.Model:
+    """Gives layers of an existing model a `SpectralActivityRegularizer`.
+
+    Args:
+        model: A Sequential or Functional model, fresh or trained, compiled or not. It
+            is left as it is.
+        layers: Layers of the model, or their names: one, or a list.
+        alpha: Exponent α; a number for all layers, or a list with one for each.
+        tau: First eigenvalue τ; likewise.
+        beta: Strength β; likewise.
+        exact: See `SpectralActivityRegularizer`.
+        log_ratio: See `SpectralActivityRegularizer`.
+        reduction: Likewise, the same for all layers.
+
+    Returns:
+        A new model with the same weights, whose predictions are equal bit by bit. If
+        `model` is compiled, so is the new one, with the same settings and the state
+        of the optimizer.
+
+    Raises:
+        ValueError: If the model is subclassed, a layer does not exist, has another
+            activity regularizer, or has fewer than τ units or too many for the memory
+            there is, or a list has not one entry per layer.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_powerlaw as kp
+
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            keras.layers.Dense(50, activation="tanh", name="first"),
+            keras.layers.Dense(50, activation="tanh", name="last"),
+            keras.layers.Dense(10),
+        ]
+    )
+    regularized = kp.add_spectral_regularizer(
+        model, ["first", "last"], alpha=[1.5, 1.0], tau=5
+    )
+    ```
+
+    Reference:
+        Nassar et al. (2020), eq. (2) and section 4.3; exponents that vary with depth
+        are the outlook of its section 5.
+    """
+    if not isinstance(model, keras.Sequential) and not is_functional(model):
+        raise invalid_value(
+            "model",
+            "a Sequential or Functional model (in a subclassed model, pass "
+            "`activity_regularizer=keras_powerlaw.SpectralActivityRegularizer(...)` to "
+            "the layer where it is created)",
+            f"{model} (of type {type(model)})",
+        )
+    targets = _find_targets(model, layers)
+    changes, widths = {}, []
+    for layer, layer_alpha, layer_tau, layer_beta in zip(
+        targets,
+        _one_per_layer("alpha", alpha, targets),
+        _one_per_layer("tau", tau, targets),
+        _one_per_layer("beta", beta, targets),
+        strict=True,
+    ):
+        present = layer.activity_regularizer
+        if present is not None and not isinstance(present, SpectralActivityRegularizer):
+            raise invalid_value(
+                "layers",
+                "layers without another activity regularizer",
+                f"'{layer.name}', which has {present}",
+            )
+        regularizer = SpectralActivityRegularizer(
+            layer_alpha,
+            layer_tau,
+            layer_beta,
+            exact=exact,
+            log_ratio=log_ratio,
+            reduction=reduction,
+        )
+        units = output_units(layer, reduction)
+        if units is not None:
+            validate_width(regularizer, units)
+            widths.append((layer.name, units))
+        changes[id(layer)] = {
+            "activity_regularizer": keras.regularizers.serialize(regularizer)
+        }
+    require_memory(widths)
+    return copy_model(model, changes)
+
+
+def _find_targets(model: keras.Model, layers: Any) -> list[keras.layers.Layer]:
+    if isinstance(layers, str | keras.layers.Layer):
+        layers = [layers]
+    if not layers or not isinstance(layers, list | tuple):
+        raise invalid_value(
+            "layers", "at least one layer: its name, or a list of names", repr(layers)
+        )
+    targets = [find_layer(model, layer) for layer in layers]
+    for index, target in enumerate(targets):
+        if any(target is other for other in targets[:index]):
+            raise invalid_value(
+                "layers", "every layer once", f"'{target.name}' more than once"
+            )
+    return targets
+
+
+def _one_per_layer(
+    argument: str, value: Any, layers: Sequence[keras.layers.Layer]
+) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        return [value] * len(layers)
+    if len(value) != len(layers):
+        raise invalid_value(
+            argument,
+            f"a number, or a list with one for each of the {len(layers)} layers",
+            value,
+        )
+    return value

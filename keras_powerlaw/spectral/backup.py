@@ -1,0 +1,104 @@
+"""The files from which an interrupted training goes on in the same eigenbasis."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_powerlaw.spectral.basis import Eigenbasis
+from keras_powerlaw.spectral.refresh import Renewal
+from keras_powerlaw.spectral.spectrum import Spectrum
+from keras_powerlaw.support.files import write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class CallbackState:
+    """Where a callback stands.
+
+    Attributes:
+        steps: Optimizer steps in this training.
+        last_refresh: The step of the last refresh.
+        refreshes: How many there were.
+    """
+
+    steps: int
+    last_refresh: int | None
+    refreshes: int
+
+
+class BasisBackup:
+    """One file per epoch, named after the optimizer's steps: they identify the weights.
+
+    Args:
+        folder: Where to keep the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(
+        self,
+        iterations: int,
+        state: CallbackState,
+        layers: Sequence[tuple[Eigenbasis, Renewal]],
+    ) -> None:
+        """Writes the state of a callback and the bases of all layers."""
+        arrays: dict[str, Any] = {
+            "steps": state.steps,
+            "last_step": state.last_refresh,
+            "refreshes": state.refreshes,
+        }
+        for index, (basis, renewal) in enumerate(layers):
+            arrays[f"basis{index}"] = basis.to_float32()
+            arrays[f"eigenvalues{index}"] = renewal.spectrum.eigenvalues
+            arrays[f"fit_range{index}"] = renewal.spectrum.fit_range
+            arrays[f"staleness{index}"] = renewal.staleness
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path(iterations), lambda file: np.savez(file, **arrays))
+        # The file before stays: the weights of this epoch may not be written yet.
+        for path in self._from_oldest()[:-2]:
+            path.unlink()
+
+    def read(
+        self, iterations: int, bases: Sequence[Eigenbasis]
+    ) -> tuple[CallbackState, list[Renewal]] | None:
+        """Restores the bases that belong to weights after so many optimizer steps.
+
+        Returns:
+            The callback's state, and what the last refresh found out about each layer;
+            or None if there is no such file.
+        """
+        path = self._path(iterations)
+        if not path.exists():
+            return None
+        renewals = []
+        with np.load(path) as arrays:
+            for index, basis in enumerate(bases):
+                basis.assign(arrays[f"basis{index}"])
+                spectrum = Spectrum(
+                    arrays[f"eigenvalues{index}"], arrays[f"fit_range{index}"]
+                )
+                renewals.append(Renewal(spectrum, float(arrays[f"staleness{index}"])))
+            state = CallbackState(
+                steps=int(arrays["steps"]),
+                last_refresh=int(arrays["last_step"]),
+                refreshes=int(arrays["refreshes"]),
+            )
+        return state, renewals
+
+    def remove(self) -> None:
+        for path in self._from_oldest():
+            path.unlink()
+
+    def _path(self, iterations: int) -> Path:
+        return self._folder / f"eigenbasis-{iterations}.npz"
+
+    def _from_oldest(self) -> list[Path]:
+        return sorted(
+            self._folder.glob("eigenbasis-*.npz"),
+            key=lambda path: path.stat().st_mtime_ns,
+        )

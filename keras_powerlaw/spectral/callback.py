@@ -1,0 +1,217 @@
+"""The callback that keeps the eigenbasis of a model up to date during `fit()`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+
+from keras_powerlaw.spectral.backup import BasisBackup, CallbackState
+from keras_powerlaw.spectral.basis import renewing
+from keras_powerlaw.spectral.refresh import Renewal, layers_with_basis, renew_bases
+from keras_powerlaw.spectral.schedule import Schedule
+from keras_powerlaw.spectral.staleness import StalenessWatch
+from keras_powerlaw.support.arguments import invalid_value, validate_verbose
+from keras_powerlaw.support.batches import validate_sampling
+from keras_powerlaw.support.types import Verbose
+from keras_powerlaw.support.units import output_units
+
+# As many examples as it takes for the penalty to reach the real spectrum:
+# docs/benchmarks.md has what more and fewer do.
+EXAMPLES_PER_UNIT = 5
+FEWEST_EXAMPLES = 2000  # narrow layers are better off with more, at no cost
+
+
+class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
+    """Renews the eigenbasis of every regularized layer during `fit()`.
+
+    The penalty of `SpectralActivityRegularizer` takes the variances along the
+    eigenvectors over the training set for the eigenvalues. This holds while the
+    weights have moved little since those were computed, so this callback computes
+    them anew: by default at the start of every epoch and every 20 steps within it, on a
+    choice of the examples. For the paper's schedule, every epoch on all examples, give
+    `every_epochs=1, max_samples=None`.
+
+    It logs what it measured of each layer at the last refresh: `<layer name>_exponent`,
+    and `<layer name>_staleness`, the share of the penalty that the basis before it no
+    longer showed, between 0 and 1, NaN for the first. A network can satisfy the penalty
+    in a stale basis while its real spectrum stays as it is. A warning says so when for
+    200 steps, and five refreshes at least, the staleness was above one half and the
+    exponent came no nearer to α. List the callback before `CSVLogger` and
+    `TensorBoard`, so that they see these logs.
+
+    Args:
+        x: The training data; see `refresh_eigenbasis()`.
+        every_epochs: Refresh at the start of every so many epochs, and at no other
+            time. Defaults to `None`.
+        every_steps: Refresh every so many optimizer steps, and at no other time.
+            Defaults to `None`.
+        max_samples: Use at most so many examples: of an array, a new random choice at
+            each refresh; of a data set, the first ones. `None` uses all. Defaults to
+            `"auto"`, five times the units of the widest regularized layer, and at
+            least 2,000.
+        batch_size: Examples per forward pass, for arrays. Defaults to 1024.
+        seed: Seed of the random choices.
+        backup_dir: Directory for what `keras.callbacks.BackupAndRestore` does not
+            keep: the eigenbasis and when the next one is due, written at the end of
+            every epoch and removed after training. With it, training that was
+            interrupted and goes on from an epoch's end takes the same course; without
+            it, it goes on with a refresh. Give both callbacks the same directory, and
+            list this one first. Defaults to `None`.
+        verbose: `"auto"` shows progress when a refresh is slow, unless `fit()` is
+            silent; 0 never, 1 always.
+
+    Raises:
+        ValueError: As `refresh_eigenbasis()`, before the first training step.
+
+    Example: see `SpectralActivityRegularizer`.
+
+    Reference:
+        Nassar et al. (2020), section 3.2.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        *,
+        every_epochs: int | None = None,
+        every_steps: int | None = None,
+        max_samples: int | Literal["auto"] | None = "auto",
+        batch_size: int = 1024,
+        seed: int = 0,
+        backup_dir: str | os.PathLike[str] | None = None,
+        verbose: Verbose = "auto",
+    ) -> None:
+        super().__init__()
+        self.schedule = Schedule.from_arguments(every_epochs, every_steps)
+        if isinstance(max_samples, str) and max_samples != "auto":
+            raise invalid_value(
+                "max_samples", '"auto", None or an integer of at least 2', max_samples
+            )
+        examples = None if max_samples == "auto" else max_samples
+        validate_sampling(batch_size, examples, seed)
+        self.x = x
+        self.max_samples = max_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.backup = None if backup_dir is None else BasisBackup(Path(backup_dir))
+        self.verbose = validate_verbose(verbose)
+        self._take({})
+        self._refreshes = 0
+
+    def _take(self, renewals: dict[str, Renewal]) -> None:
+        """Keeps what a refresh has found out, by layer name."""
+        self.renewals = renewals
+        self.spectra = {name: each.spectrum for name, each in renewals.items()}
+        self.staleness = {name: each.staleness for name, each in renewals.items()}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._watches: dict[str, StalenessWatch] = {}
+        self._steps = 0  # of finished epochs
+        self._steps_in_epoch = 0
+        self._last_refresh: int | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._steps_in_epoch = 0
+        if self._last_refresh is None and self.backup is not None:
+            # By now, BackupAndRestore has restored the weights.
+            self._restore(self.backup)
+        if self.schedule.due_at_epoch(epoch, self._last_refresh):
+            self._refresh(self._steps)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        step = self._steps + batch
+        if self.schedule.due_at_step(step, self._last_refresh):
+            self._refresh(step)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._steps_in_epoch = batch + 1
+
+    def on_epoch_end(
+        self, epoch: int, logs: MutableMapping[str, Any] | None = None
+    ) -> None:
+        self._steps += self._steps_in_epoch
+        if logs is not None:
+            for name, renewal in self.renewals.items():
+                logs[f"{name}_exponent"] = renewal.spectrum.exponent
+                logs[f"{name}_staleness"] = renewal.staleness
+        if self.backup is not None:
+            self._back_up(self.backup)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self.backup is not None:
+            self.backup.remove()
+
+    def _refresh(self, step: int) -> None:
+        silent = self.verbose == "auto" and not (self.params or {}).get("verbose", 1)
+        renewals = renew_bases(
+            self.model,
+            self.x,
+            max_samples=self._samples(),
+            batch_size=self.batch_size,
+            seed=self.seed + self._refreshes,
+            verbose=0 if silent else self.verbose,
+        )
+        self._take(renewals)
+        self._refreshes += 1
+        self._last_refresh = step
+        for layer in layers_with_basis(self.model):
+            alpha, renewal = layer.activity_regularizer.alpha, renewals[layer.name]
+            watch = self._watches.setdefault(layer.name, StalenessWatch(alpha))
+            steps = watch.observe(step, renewal.staleness, renewal.spectrum.exponent)
+            if steps is not None:
+                _warn_of_stale_basis(layer.name, alpha, steps, renewal)
+
+    def _samples(self) -> int | None:
+        if self.max_samples != "auto":
+            return self.max_samples
+        widest = 0
+        for layer in layers_with_basis(self.model):
+            regularizer = layer.activity_regularizer
+            if regularizer.basis is not None:
+                units = regularizer.basis.shape[0]
+            else:
+                units = output_units(layer, regularizer.reduction)
+            if units is None:  # until the layer has been called
+                return None
+            widest = max(widest, units)
+        return max(FEWEST_EXAMPLES, EXAMPLES_PER_UNIT * widest)
+
+    def _back_up(self, backup: BasisBackup) -> None:
+        layers = layers_with_basis(self.model)
+        backup.write(
+            int(self.model.optimizer.iterations),
+            CallbackState(self._steps, self._last_refresh, self._refreshes),
+            [
+                (layer.activity_regularizer.eigenbasis, self.renewals[layer.name])
+                for layer in layers
+            ],
+        )
+
+    def _restore(self, backup: BasisBackup) -> None:
+        layers = layers_with_basis(self.model)
+        bases = [layer.activity_regularizer.eigenbasis for layer in layers]
+        with renewing(self.model, bases):
+            restored = backup.read(int(self.model.optimizer.iterations), bases)
+        if restored is not None:
+            state, renewals = restored
+            self._steps = state.steps
+            self._last_refresh = state.last_refresh
+            self._refreshes = state.refreshes
+            names = [layer.name for layer in layers]
+            self._take(dict(zip(names, renewals, strict=True)))
+
+
+def _warn_of_stale_basis(name: str, alpha: float, steps: int, renewal: Renewal) -> None:
+    warnings.warn(
+        f"The penalty of layer '{name}' is satisfied in a stale basis: for "
+        f"{steps} steps, the basis showed less than half of "
+        f"it at every refresh, and the exponent, {renewal.spectrum.exponent:.2f}, has "
+        f"come no nearer to alpha={alpha:g}. Refresh more often, with a smaller "
+        "`every_steps`, or set `log_ratio=True`, whose gradient is larger.",
+        stacklevel=2,
+    )

@@ -1,0 +1,195 @@
+"""Measuring covariances and spectra of a model's layers over a data set."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from keras_powerlaw.spectral.covariance import StreamingCovariance, eigendecomposition
+from keras_powerlaw.spectral.spectrum import Spectrum, validate_fit_range
+from keras_powerlaw.support.arguments import invalid_value, validate_verbose
+from keras_powerlaw.support.batches import (
+    input_batches,
+    require_finite,
+    validate_input_shape,
+)
+from keras_powerlaw.support.gradients import no_gradients
+from keras_powerlaw.support.layers import find_layer, observe
+from keras_powerlaw.support.memory import require_memory
+from keras_powerlaw.support.progress import Progress
+from keras_powerlaw.support.types import Reduction, Tensor, Verbose
+from keras_powerlaw.support.units import (
+    output_units,
+    to_samples,
+    validate_reduction,
+)
+
+
+def measure_spectrum(
+    model: keras.Model,
+    x: Any,
+    layer: keras.layers.Layer | str,
+    *,
+    reduction: Reduction = "flatten",
+    fit_range: tuple[int, int] | None = None,
+    max_samples: int | None = None,
+    batch_size: int = 1024,
+    seed: int = 0,
+    verbose: Verbose = "auto",
+) -> Spectrum:
+    """Measures the covariance spectrum of a layer's activations over a data set.
+
+    The data pass through the model in inference mode, batch by batch; only the
+    `(units, units)` covariance is kept, in float64.
+
+    Args:
+        model: A built Keras model.
+        x: The data: array, nested arrays for several inputs, `tf.data.Dataset`,
+            `keras.utils.PyDataset`, or another iterable of batches that can be
+            iterated again. Labels, if any, are ignored.
+        layer: A layer of the model, or its name.
+        reduction: What the units and the samples of an output with more than two
+            dimensions are: `"flatten"`, `"channels"` or `"mean"`; see
+            `SpectralActivityRegularizer`, and give what that was given. Defaults to
+            `"flatten"`.
+        fit_range: `(first, last)`, 1-based and inclusive: eigenvalues that the
+            exponent is fitted to. Defaults to `(11, 500)`, cut at the spectrum's end.
+        max_samples: Measure on at most so many examples: a random choice of an
+            array, the first ones of a data set. Defaults to all.
+        batch_size: Examples per forward pass, for arrays. Defaults to 1024.
+        seed: Seed of the random choice.
+        verbose: `"auto"` shows progress when the measurement is slow, 0 never,
+            1 always.
+
+    Returns:
+        A `Spectrum`, with `.eigenvalues`, `.exponent`, `.exponent_interval`,
+        `.fit_range`, `.dimension_90` and `.participation_ratio`.
+
+    Raises:
+        ValueError: If there is no such layer or reduction, `x` is empty, does not fit
+            the model, is not finite, or has fewer than two examples, or the layer has
+            too many units for the memory there is.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_powerlaw as kp
+
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            keras.layers.Dense(50, activation="tanh", name="hidden"),
+            keras.layers.Dense(10),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(500, 20))
+    spectrum = kp.measure_spectrum(model, x, "hidden")
+    print(spectrum.exponent, spectrum.dimension_90)
+    ```
+
+    Reference:
+        Nassar et al. (2020), Figure 2A; Stringer et al. (2019) for the fit.
+    """
+    found = find_layer(model, layer)
+    units = output_units(found, validate_reduction(reduction))
+    if fit_range is not None and units is not None:
+        validate_fit_range(fit_range, units)  # before the work
+    [statistics] = stream_covariances(
+        model,
+        x,
+        [found],
+        [reduction],
+        batch_size=batch_size,
+        max_samples=max_samples,
+        seed=seed,
+        progress=Progress("Spectrum", validate_verbose(verbose)),
+    )
+    eigenvalues, _ = eigendecomposition(statistics.covariance())
+    return Spectrum(eigenvalues, fit_range)
+
+
+def stream_covariances(
+    model: keras.Model,
+    x: Any,
+    layers: Sequence[keras.layers.Layer],
+    reductions: Sequence[Reduction],
+    *,
+    batch_size: int,
+    max_samples: int | None,
+    seed: int,
+    progress: Progress,
+) -> list[StreamingCovariance]:
+    """Covariances of several layers' activations from one pass over the data.
+
+    Returns:
+        One `StreamingCovariance` per layer. A layer that is called several times per
+        forward pass contributes the activations of every call.
+    """
+    known = []
+    for layer, reduction in zip(layers, reductions, strict=True):
+        if (units := output_units(layer, reduction)) is not None:
+            known.append((layer.name, units))
+    require_memory(known)
+    converts = [functools.partial(_to_array, reduction=each) for each in reductions]
+    batches, total = input_batches(x, batch_size, max_samples, seed)
+    statistics = [StreamingCovariance() for _ in layers]
+    examples = 0
+    for index, batch in enumerate(batches):
+        if index == 0:
+            validate_input_shape(model, batch)
+        examples += len(keras.tree.flatten(batch)[0])
+        require_finite(batch, f"Invalid value for argument `x`: batch {index}")
+        with no_gradients(), observe(model, layers, converts) as observed:
+            model(batch, training=False)
+        if index == 0:
+            require_memory(
+                [
+                    (layer.name, activities[0].shape[1])
+                    for layer, activities in zip(layers, observed, strict=True)
+                    if activities
+                ]
+            )
+        for layer, activities, running in zip(
+            layers, observed, statistics, strict=True
+        ):
+            if not activities:
+                raise ValueError(
+                    f"Layer '{layer.name}' was not called by model '{model.name}', so "
+                    "it has no activations to measure."
+                )
+            for activity in activities:
+                require_finite(
+                    activity,
+                    f"Invalid activations of layer '{layer.name}' on `x`",
+                    "samples",
+                )
+                if running.count and activity.shape[1] != running.units:
+                    raise ValueError(
+                        f"The activations of layer '{layer.name}' must have the same "
+                        "shape in every batch and call. Received: "
+                        f"{activity.shape[1]} units after {running.units}"
+                    )
+                running.update(activity)
+        progress.update(index + 1, total)
+    if examples < 2:
+        raise invalid_value(
+            "x",
+            "at least two examples, since fewer have no covariance",
+            f"{examples} example(s)",
+        )
+    progress.finish()
+    return statistics
+
+
+def _to_array(activity: Tensor, reduction: Reduction) -> NDArray[Any]:
+    if keras.backend.standardize_dtype(activity.dtype) in ("float16", "bfloat16"):
+        activity = ops.cast(activity, "float32")  # as the regularizer does
+    return np.asarray(ops.convert_to_numpy(to_samples(activity, reduction)))
