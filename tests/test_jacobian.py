@@ -7,7 +7,7 @@ from backend import to_numpy
 from keras import layers, ops
 
 import keras_powerlaw as kp
-from keras_powerlaw.jacobian import (
+from keras_powerlaw.jacobian.penalty import (
     output_jacobian_penalty,
     random_directions,
     standard_basis,

@@ -37,7 +37,7 @@ class Checkpoint:
         epsilons: Sequence[float],
         names: Sequence[str],
     ) -> None:
-        self._path = None if path is None else pathlib.Path(path)
+        self._file = None if path is None else pathlib.Path(path)
         self._epsilons = epsilons
         self._settings = problem.settings
         if path is not None:
@@ -60,10 +60,10 @@ class Checkpoint:
         Raises:
             ValueError: If they are of another evaluation, or the file of another kind.
         """
-        if self._path is None or not self._path.exists():
+        if self._file is None or not self._file.exists():
             return None
         try:
-            state = json.loads(self._path.read_text(encoding="utf-8"))
+            state = json.loads(self._file.read_text(encoding="utf-8"))
             evaluation = state["evaluation"]
             differing = [
                 key for key in self._identity if evaluation[key] != self._identity[key]
@@ -77,22 +77,22 @@ class Checkpoint:
             results.checks = state.get("checks", {})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise invalid_value(
-                "checkpoint", "the path of a checkpoint, or a new one", self._path
+                "checkpoint", "the path of a checkpoint, or a new one", self._file
             ) from error
         if differing:
             raise invalid_value(
                 "checkpoint",
                 f"a checkpoint of the same evaluation; {differing} differ",
-                self._path,
+                self._file,
             )
         return results
 
     def write(self, results: Results) -> None:
-        if self._path is None:
+        if self._file is None:
             return
         report = results.report(self._epsilons, self._settings)
         text = json.dumps({**to_state(report), "evaluation": self._identity})
-        write_atomically(self._path, lambda file: file.write(text.encode("utf-8")))
+        write_atomically(self._file, lambda file: file.write(text.encode("utf-8")))
 
 
 def _digest(arrays: Iterable[NDArray[Any]]) -> str:

@@ -13,7 +13,7 @@ from keras_powerlaw.spectral.regularizer import (
 )
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.copying import copy_model
-from keras_powerlaw.support.layers import find_layer, is_functional
+from keras_powerlaw.support.layers import find_layer, is_sequential_or_functional
 from keras_powerlaw.support.memory import require_memory
 from keras_powerlaw.support.types import Reduction
 from keras_powerlaw.support.units import output_units
@@ -76,7 +76,7 @@ def add_spectral_regularizer(
         Nassar et al. (2020), eq. (2) and section 4.3; exponents that vary with depth
         are the outlook of its section 5.
     """
-    if not isinstance(model, keras.Sequential) and not is_functional(model):
+    if not is_sequential_or_functional(model):
         raise invalid_value(
             "model",
             "a Sequential or Functional model (in a subclassed model, pass "

@@ -58,7 +58,9 @@ class BasisBackup:
             arrays[f"fit_range{index}"] = renewal.spectrum.fit_range
             arrays[f"staleness{index}"] = renewal.staleness
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path(iterations), lambda file: np.savez(file, **arrays))
+        write_atomically(
+            self._file_of(iterations), lambda file: np.savez(file, **arrays)
+        )
         # The file before stays: the weights of this epoch may not be written yet.
         for path in self._from_oldest()[:-2]:
             path.unlink()
@@ -72,7 +74,7 @@ class BasisBackup:
             The callback's state, and what the last refresh found out about each layer;
             or None if there is no such file.
         """
-        path = self._path(iterations)
+        path = self._file_of(iterations)
         if not path.exists():
             return None
         renewals = []
@@ -94,7 +96,7 @@ class BasisBackup:
         for path in self._from_oldest():
             path.unlink()
 
-    def _path(self, iterations: int) -> Path:
+    def _file_of(self, iterations: int) -> Path:
         return self._folder / f"eigenbasis-{iterations}.npz"
 
     def _from_oldest(self) -> list[Path]:

@@ -38,9 +38,11 @@ def find_layer(
     return found[0]
 
 
-def is_functional(model: Any) -> bool:
-    """Whether a model is made of symbolic inputs and outputs."""
-    return isinstance(model, keras.Model) and isinstance(model, keras.Function)
+def is_sequential_or_functional(model: Any) -> bool:
+    """Whether Keras knows which layers a model calls, and in which order."""
+    return isinstance(model, keras.Sequential) or (
+        isinstance(model, keras.Model) and isinstance(model, keras.Function)
+    )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Jacobian regularization: penalties on how strongly the input moves the output."""
+"""Adding the Jacobian penalty to a model that exists."""
 
 from __future__ import annotations
 
@@ -8,83 +8,25 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_powerlaw.jacobian.penalty import (
+    loss_gradient_penalty,
+    output_jacobian_penalty,
+    random_directions,
+    standard_basis,
+)
 from keras_powerlaw.support.arguments import (
     invalid_value,
     is_integer,
     validate_number,
 )
-from keras_powerlaw.support.gradients import vjp
 from keras_powerlaw.support.keras_internals import compile_arguments
-from keras_powerlaw.support.layers import is_functional, without_activity_regularizers
+from keras_powerlaw.support.layers import (
+    is_sequential_or_functional,
+    without_activity_regularizers,
+)
 from keras_powerlaw.support.replicas import share_of_replica
 from keras_powerlaw.support.types import Tensor
 from keras_powerlaw.support.units import to_samples
-
-
-def loss_gradient_penalty(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Mean squared norm of the per-example gradient of the loss.
-
-    1/B Σ_b ‖∂L_b / ∂s_b‖²
-
-    Args:
-        loss: Function from a batch of inputs to the losses L_b of its examples, shape
-            `(batch,)`. L_b must depend on no other example than s_b.
-        x: The inputs s, floating tensor of shape `(batch, …)`.
-
-    Returns:
-        A scalar, float32.
-
-    Reference:
-        Nassar et al. (2020), eq. (11), without its factor β.
-    """
-    losses, product, _ = vjp(loss, x)
-    return ops.mean(_squared_norms(product(ops.ones_like(losses))))
-
-
-def output_jacobian_penalty(
-    outputs: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
-) -> Tensor:
-    """Mean squared Frobenius norm of the Jacobian of the outputs, or its estimate.
-
-    1/B Σ_b C/P Σ_p ‖v_pbᵀ J_b‖²,  J_b = ∂z_b / ∂s_b
-
-    For directions v drawn uniformly from the unit sphere in C dimensions, this is an
-    unbiased estimate of 1/B Σ_b ‖J_b‖². For the C vectors of an orthonormal basis it
-    is exact.
-
-    Args:
-        outputs: Function from a batch of inputs to the outputs z, shape `(batch, C)`.
-        x: The inputs s, floating tensor of shape `(batch, …)`.
-        directions: Unit vectors v, tensor of shape `(P, batch, C)`.
-
-    Returns:
-        A scalar, float32.
-
-    Reference:
-        Hoffman et al. (2019), *Robust learning with Jacobian regularization*, without
-        their factor 1/2.
-    """
-    z, product, _ = vjp(outputs, x)
-    count, _, classes = directions.shape
-    norms = [
-        _squared_norms(product(ops.cast(directions[index], z.dtype)))
-        for index in range(count)
-    ]
-    return ops.mean(sum(norms)) * (classes / count)
-
-
-def random_directions(
-    count: int, batch: Tensor, classes: int, seed: keras.random.SeedGenerator
-) -> Tensor:
-    """Directions uniform on the unit sphere, shape `(count, batch, classes)`."""
-    normal = keras.random.normal((count, batch, classes), dtype="float32", seed=seed)
-    return normal / ops.norm(normal, axis=-1, keepdims=True)
-
-
-def standard_basis(batch: Tensor, classes: int) -> Tensor:
-    """The unit vectors of each class, shape `(classes, batch, classes)`."""
-    eye = ops.eye(classes, dtype="float32")
-    return ops.broadcast_to(eye[:, None], (classes, batch, classes))
 
 
 def add_jacobian_regularizer(
@@ -157,35 +99,35 @@ def add_jacobian_regularizer(
         code of Nassar et al., halve the squared norm, so that their β is half of
         this one.
     """
-    if not isinstance(model, keras.Sequential) and not is_functional(model):
+    if not is_sequential_or_functional(model) or not _trains_as_keras_does(model):
         raise invalid_value(
             "model",
-            "a Sequential or Functional model",
+            "a Sequential or Functional model, without a training step of its own",
             f"{model} (of type {type(model)})",
         )
     if not model.built or len(model.inputs) != 1 or len(model.outputs) != 1:
+        state = "not built"
+        if model.built:
+            state = f"{len(model.inputs)} inputs and {len(model.outputs)} outputs"
         raise invalid_value(
             "model",
             "a built model with one input and one output (a Sequential model is built "
             "once it begins with `keras.Input(shape)`, or has been called)",
-            f"'{model.name}', "
-            + (
-                f"{len(model.inputs)} inputs and {len(model.outputs)} outputs"
-                if model.built
-                else "not built"
-            ),
+            f"'{model.name}', {state}",
         )
-    regularized = JacobianRegularizedModel(
-        model.inputs[0],
-        model.outputs[0],
-        name=model.name,
-        beta=beta,
-        projections=projections,
-    )
+    options = {"name": model.name, "beta": beta, "projections": projections}
+    regularized = JacobianRegularizedModel(model.inputs[0], model.outputs[0], **options)
     if model.compiled:
         arguments = compile_arguments(model)
         regularized.compile(**{**arguments, "optimizer": model.optimizer})
     return regularized
+
+
+def _trains_as_keras_does(model: keras.Model) -> bool:
+    return all(
+        getattr(type(model), name) is getattr(keras.Model, name)
+        for name in ("train_step", "test_step", "compute_loss")
+    )
 
 
 @keras.saving.register_keras_serializable(package="keras_powerlaw")
@@ -297,8 +239,3 @@ class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
             "beta": self.beta,
             "projections": self.projections,
         }
-
-
-def _squared_norms(gradients: Tensor) -> Tensor:
-    """`(batch, …)` to `(batch,)`, in float32: squares do not fit a half."""
-    return ops.sum(ops.square(to_samples(ops.cast(gradients, "float32"))), axis=1)
