@@ -37,7 +37,7 @@ demo: $(VENV)/.installed-examples
 test: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --strict
 	$(VENV)/bin/python -m pytest -q
 
 test-backends: $(addprefix test-on-,tensorflow jax torch)

@@ -33,8 +33,9 @@ EXAMPLES = [
     "tensorflow-datasets>=4.9.7",
     "importlib_resources",  # tensorflow-datasets imports it without declaring it
 ]
-# ruff is held to one minor version, because each may format differently.
-TEST = [*EXAMPLES, *STRONG, "mypy>=1.13", "pytest>=8", "ruff==0.17.*", "tensorboard"]
+# ruff is held to one minor version, because each may format differently; mypy to one
+# major version, because each may find something else in the same types.
+TEST = [*EXAMPLES, *STRONG, "mypy==2.*", "pytest>=8", "ruff==0.17.*", "tensorboard"]
 DOCS = ["latex2mathml>=3.77", "mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 
 setup(
@@ -55,8 +56,10 @@ setup(
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
     packages=find_packages(include=["keras_powerlaw*"]),
+    package_data={"keras_powerlaw": ["py.typed"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "keras>=3.12",

@@ -15,6 +15,7 @@ from backend import BACKEND, only, to_numpy
 from keras import layers
 
 import keras_powerlaw as kp
+from keras_powerlaw.support.replicas import share_of_replica
 
 HAS_AN_ENGINE = only(
     "tensorflow", "jax", why="Keras has no engine for several devices there"
@@ -188,6 +189,51 @@ class TestTwoDevices:
                 found.append((history["loss"], *model.get_weights()))
         for expected, value in zip(*found, strict=True):
             np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-5)
+
+    def test_the_jacobian_penalty_agrees_with_one_device(self, strategy, data):
+        found = []
+        for scope in (contextlib.nullcontext, strategy):
+            with scope():
+                model = kp.add_jacobian_regularizer(
+                    compiled_model(exact=True), beta=1.0
+                )
+                history = model.fit(
+                    *data,
+                    batch_size=46,
+                    epochs=2,
+                    shuffle=False,
+                    verbose=0,
+                    validation_data=data,
+                    validation_batch_size=46,
+                ).history
+                found.append(
+                    (history["loss"], history["val_loss"], *model.get_weights())
+                )
+        for expected, value in zip(*found, strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
+
+    @only("tensorflow", why="elsewhere a loss is that of the global batch")
+    def test_the_shares_of_the_replicas_add_up_to_the_loss(self, strategy):
+        import tensorflow as tf
+
+        losses = np.random.default_rng(0).normal(size=50).astype("float32")
+
+        def shares():
+            ours = [share_of_replica(tf.constant(loss)) for loss in losses]
+            theirs = [tf.nn.scale_regularization_loss(loss) for loss in losses]
+            return ours, theirs
+
+        with strategy():
+            current = tf.distribute.get_strategy()
+            ours, theirs = current.run(tf.function(shares))
+            totals = [current.reduce("sum", share, axis=None) for share in ours]
+        np.testing.assert_array_equal(totals, losses)  # to the last digit
+        for mine, its in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(
+                current.experimental_local_results(mine),
+                current.experimental_local_results(its),
+            )
 
     @only("tensorflow", why="the replicas of tf.distribute wait for each other")
     def test_other_activity_regularizers_are_refused(self, strategy, data):

@@ -1,0 +1,58 @@
+"""Reverse-mode differentiation, alike on every backend."""
+
+import numpy as np
+from backend import to_numpy
+from keras import ops
+
+from keras_powerlaw.robustness.losses import cross_entropy, logits_and_gradient
+from keras_powerlaw.support.gradients import vjp
+
+X = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], "float32")
+
+
+def test_products_are_those_of_the_jacobian_and_can_be_repeated():
+    output, product, aux = vjp(lambda x: ops.square(x) * 3, ops.convert_to_tensor(X))
+    np.testing.assert_allclose(to_numpy(output), 3 * X**2, rtol=1e-6)
+    assert aux is None
+    for scale in (1.0, -2.0):
+        cotangent = ops.convert_to_tensor(scale * np.ones_like(X))
+        np.testing.assert_allclose(
+            to_numpy(product(cotangent)), 6 * scale * X, rtol=1e-6
+        )
+
+
+def test_a_second_value_is_handed_on():
+    x = ops.convert_to_tensor(X)
+    output, _, aux = vjp(lambda x: (ops.sum(x), 2 * x), x, has_aux=True)
+    assert float(output) == X.sum()
+    np.testing.assert_array_equal(to_numpy(aux), 2 * X)
+
+
+def test_without_a_path_to_the_input_the_gradient_is_zero():
+    for function in (
+        lambda x: ops.ones((2,)),
+        lambda x: ops.cast(ops.cast(x, "int32"), "float32"),  # rounds
+    ):
+        output, product, _ = vjp(function, ops.convert_to_tensor(X))
+        gradient = to_numpy(product(ops.ones_like(output)))
+        np.testing.assert_array_equal(gradient, np.zeros_like(X))
+
+
+def test_gradient_of_each_examples_loss_by_its_image():
+    weights = np.arange(12, dtype="float32").reshape(3, 4) / 10
+    labels = np.array([1, 3])
+    logits, gradient = logits_and_gradient(
+        lambda x: ops.matmul(x, weights),
+        ops.convert_to_tensor(X),
+        ops.convert_to_tensor(labels),
+        cross_entropy,
+    )
+    expected = X @ weights
+    np.testing.assert_allclose(to_numpy(logits), expected, rtol=1e-5)
+    probabilities = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        to_numpy(gradient),
+        (probabilities - np.eye(4)[labels]) @ weights.T,
+        rtol=1e-4,
+        atol=1e-6,
+    )

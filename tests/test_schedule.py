@@ -1,0 +1,69 @@
+"""When a refresh is due, and when a stale basis is worth a warning."""
+
+import math
+
+import pytest
+
+from keras_powerlaw.spectral.schedule import Schedule
+from keras_powerlaw.spectral.staleness import StalenessWatch
+
+
+class TestSchedule:
+    def test_default_is_each_epoch_and_every_20_steps(self):
+        schedule = Schedule.from_arguments(None, None)
+        assert schedule == Schedule(every_epochs=1, every_steps=20)
+        assert schedule.due_at_epoch(3, last_refresh=59)
+        assert not schedule.due_at_step(78, last_refresh=59)
+        assert schedule.due_at_step(79, last_refresh=59)
+
+    def test_one_interval_switches_the_other_off(self):
+        epochs = Schedule.from_arguments(2, None)
+        assert not epochs.due_at_step(10_000, last_refresh=0)
+        assert [epochs.due_at_epoch(epoch, 0) for epoch in range(4)] == [
+            *(True, False, True, False)
+        ]
+        steps = Schedule.from_arguments(None, 7)
+        assert not steps.due_at_epoch(0, last_refresh=None)
+        assert [
+            step for step in range(20) if steps.due_at_step(step, step // 7 * 7)
+        ] == []
+        assert steps.due_at_step(7, last_refresh=0)
+
+    def test_training_begins_with_a_refresh(self):
+        assert Schedule.from_arguments(2, None).due_at_epoch(1, last_refresh=None)
+        assert Schedule.from_arguments(None, 7).due_at_step(5, last_refresh=None)
+
+    def test_is_one_interval_at_most(self):
+        with pytest.raises(ValueError, match="not both. Received: every_epochs=1, ev"):
+            Schedule.from_arguments(1, 1)
+
+
+class TestStalenessWatch:
+    """With refreshes every 40 steps, 200 steps are five of them."""
+
+    def warnings(self, staleness=0.9, exponents=(2.0,) * 12, every=40):
+        watch = StalenessWatch(alpha=1.0)
+        found = {}
+        for refresh, exponent in enumerate(exponents):
+            first = refresh == 0  # before which there is no basis to be stale
+            steps = watch.observe(
+                every * refresh, math.nan if first else staleness, exponent
+            )
+            if steps is not None:
+                found[every * refresh] = steps
+        return found
+
+    def test_after_200_steps_and_then_anew(self):
+        assert self.warnings() == {200: 200, 440: 200}
+
+    def test_not_before_five_refreshes(self):
+        assert self.warnings(every=100) == {500: 500, 1100: 500}
+
+    def test_not_of_a_fresh_basis(self):
+        assert self.warnings(staleness=0.5) == {}
+        assert self.warnings(staleness=math.nan) == {}
+
+    def test_not_where_the_exponent_comes_nearer(self):
+        assert self.warnings(exponents=[1 + 0.9**step for step in range(12)]) == {}
+        assert self.warnings(exponents=[1.15] * 12) == {}
+        assert self.warnings(exponents=[math.nan] * 12) == {}
