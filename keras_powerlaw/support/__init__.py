@@ -1,1 +1,1 @@
-"""What the measurements of spectra and of robustness both stand on."""
+"""Helpers that the rest of the package shares; they import none of it."""

@@ -1,6 +1,6 @@
-"""Validation of arguments, and the sentence that refuses one.
+"""Argument validation, and the error message for an invalid value.
 
-Each `validate_…` function returns the value in the form that the package keeps, or
+Each `validate_…` function returns the value in the form that the package stores, or
 raises a `ValueError`.
 """
 
@@ -23,12 +23,12 @@ def invalid_value(argument: str, expected: str, received: Any) -> ValueError:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether `value` is an integer of Python or NumPy, and not a boolean."""
+    """Whether `value` is a Python or NumPy integer, but not a boolean."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a real number of Python or NumPy, and not a boolean."""
+    """Whether `value` is a Python or NumPy real number, but not a boolean."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -53,7 +53,7 @@ def validate_optional_integer(argument: str, value: Any, minimum: int) -> int | 
 
 
 def validate_number(argument: str, value: Any) -> float:
-    """A finite number of at least 0."""
+    """Accepts finite numbers of at least 0."""
     if not is_finite_number(value) or value < 0:
         raise invalid_value(argument, "a finite number of at least 0", repr(value))
     return float(value)
@@ -73,7 +73,7 @@ def validate_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def validate_verbose(verbose: Any) -> Verbose:
-    # True and False are 1 and 0, as in `fit()`.
+    # True and False pass as 1 and 0, as they do in `fit()`.
     if verbose != "auto" and verbose not in (0, 1):
         raise invalid_value("verbose", '"auto", 0 or 1', repr(verbose))
     return cast(Verbose, verbose)

@@ -1,4 +1,4 @@
-"""Data in the forms that `fit()` takes, as batches of a model's inputs."""
+"""Batches of a model's inputs, from data in the forms that `fit()` accepts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keras_powerlaw.support.arguments import (
 
 
 def validate_sampling(batch_size: Any, max_samples: Any, seed: Any) -> None:
-    """Raises a `ValueError` unless these say which examples to take, and how many."""
+    """Raises a `ValueError` if an argument that selects the examples is invalid."""
     validate_integer("batch_size", batch_size, minimum=1)
     validate_optional_integer("max_samples", max_samples, minimum=2)
     validate_integer("seed", seed, minimum=0)
@@ -27,13 +27,13 @@ def validate_sampling(batch_size: Any, max_samples: Any, seed: Any) -> None:
 def input_batches(
     x: Any, batch_size: int, max_samples: int | None, seed: int
 ) -> tuple[Iterator[Any], int | None]:
-    """An iterator over the inputs in `x`, and the number of batches if known.
+    """An iterator over the inputs in `x`, and the number of batches, if known.
 
     Args:
         x: Array, nested arrays, `tf.data.Dataset`, `keras.utils.PyDataset`, or another
-            iterable of batches that can be iterated again. Labels are dropped.
+            iterable of batches that can be iterated repeatedly. Labels are dropped.
         batch_size: Examples per batch, for arrays.
-        max_samples: Take at most so many examples, or None for all: a random choice of
+        max_samples: Maximum number of examples, or None for all: a random choice from
             an array, the first ones of a data set.
         seed: Seed of the random choice.
     """
@@ -125,32 +125,35 @@ def validate_input_shape(model: keras.Model, batch: Any) -> None:
     if not getattr(model, "inputs", None):  # a subclassed model has no fixed input
         return
     shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(batch)]
-    wanted = [tuple(tensor.shape) for tensor in model.inputs]
-    if len(shapes) != len(wanted) or not all(map(_fits, shapes, wanted)):
+    expected = [tuple(tensor.shape) for tensor in model.inputs]
+    if len(shapes) != len(expected) or not all(map(_fits, shapes, expected)):
         raise invalid_value(
             "x",
-            f"batches of shape {wanted[0] if len(wanted) == 1 else wanted} (the input "
-            f"of model '{model.name}')",
+            f"batches of shape {expected[0] if len(expected) == 1 else expected} (the "
+            f"input of model '{model.name}')",
             f"a batch of shape {shapes[0] if len(shapes) == 1 else shapes}",
         )
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    # Keras itself adds or drops a last dimension of size one.
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    # When it calls a model, Keras adds or drops a last dimension of size one.
     return any(
-        len(candidate) == len(wanted)
-        and all(w is None or w == s for s, w in zip(candidate, wanted, strict=True))
+        len(candidate) == len(expected)
+        and all(
+            size is None or size == received
+            for received, size in zip(candidate, expected, strict=True)
+        )
         for candidate in (shape, (*shape, 1), shape[:-1] if shape[-1] == 1 else ())
     )
 
 
 def require_finite(nested: Any, what: str, rows: str = "examples") -> None:
-    """Raises a `ValueError` if there is NaN or infinity in nested arrays.
+    """Raises a `ValueError` if nested arrays contain NaN or infinity.
 
     Args:
-        nested: The arrays, with `rows` as their first dimension.
-        what: The begin of the error: what they are.
-        rows: What to call the rows.
+        nested: The arrays, with the rows as their first dimension.
+        what: Beginning of the error message: what the arrays are.
+        rows: What the error message calls the rows.
     """
     for leaf in keras.tree.flatten(nested):
         array = np.asarray(ops.convert_to_numpy(leaf))

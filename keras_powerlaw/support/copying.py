@@ -1,4 +1,4 @@
-"""Copying a model with changes to some of its layers."""
+"""Copying a model with changes to the configs of some layers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from keras_powerlaw.support.arguments import invalid_value
 
 
 def copy_model(model: keras.Model, changes: Mapping[int, Mapping[str, Any]]) -> Any:
-    """A new model with the same weights, in which some layers have another config.
+    """Copies a model, its weights included, with changed configs of some layers.
 
     Args:
-        model: A Sequential or Functional model. It is left as it is.
-        changes: Entries to replace in a layer's config, by the `id` of the layer.
+        model: A Sequential or Functional model, which is left unchanged.
+        changes: Config entries to replace, keyed by the `id` of the layer.
 
     Returns:
         The copy. If `model` is compiled, so is the copy, with the same settings and
-        the state of the optimizer.
+        optimizer state.
 
     Raises:
-        ValueError: If the copy is of another class: Keras makes a Sequential or
-            Functional model of a subclass whose constructor it cannot call.
+        ValueError: If the copy is not of the same class: of a subclass whose
+            constructor it cannot call, Keras makes a Sequential or Functional model.
     """
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -56,5 +56,5 @@ def _copy_compilation(model: keras.Model, copy: keras.Model) -> None:
         for new, old in zip(
             copy.optimizer.variables, model.optimizer.variables, strict=True
         ):
-            # A copy: a JAX training step consumes the arrays it is given.
+            # Copied, because a JAX training step invalidates the arrays passed to it.
             new.assign(np.array(ops.convert_to_numpy(old)))

@@ -1,4 +1,4 @@
-"""Writing files that are never seen half-written."""
+"""Writing files atomically, so that no reader sees a half-written one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file under another name first: a file that is there is whole.
+    """Writes a file under a temporary name, and renames it once it is complete.
 
     Args:
-        path: The file.
-        write: Called with the file, open for bytes.
+        path: Path of the file.
+        write: Writes the content; called with a file open in binary mode.
     """
     unfinished = path.with_name(f"{path.name}.unfinished")
     with open(unfinished, "wb") as file:

@@ -14,22 +14,22 @@ from keras_powerlaw.support.types import Tensor
 def vjp(
     function: Callable[[Tensor], Any], x: Tensor, *, has_aux: bool = False
 ) -> tuple[Tensor, Callable[[Tensor], Tensor], Any]:
-    """The output of a function, and its vector-Jacobian products.
+    """The output of a function, and its vector-Jacobian product.
 
-    The products are themselves differentiable, with respect to the weights that
-    `function` uses, inside the backend's own gradient.
+    Inside the backend's own gradient, the products are differentiable with respect to
+    the weights that `function` uses.
 
     Args:
-        function: From a tensor like `x` to a tensor, or, with `has_aux`, to that and
-            something else, which is handed on.
-        x: A floating tensor, taken as a constant: no gradient flows into it.
-        has_aux: Whether the function returns a second value. Defaults to `False`.
+        function: Maps a tensor like `x` to a tensor or, with `has_aux`, to that
+            tensor and an auxiliary value.
+        x: A floating-point tensor, treated as a constant: no gradient flows into it.
+        has_aux: Whether `function` returns an auxiliary value. Defaults to `False`.
 
     Returns:
-        The output; a function from a cotangent `c`, a tensor of the output's shape
-        and dtype, to the gradient of `sum(c * output)` with respect to `x`, which can
-        be called repeatedly, and is zero where the output does not depend on `x`; and
-        the function's second value, or None.
+        `(output, product, aux)`. `product` maps a cotangent `c`, a tensor of the
+        output's shape and dtype, to the gradient of `sum(c * output)` with respect to
+        `x`. It can be called repeatedly, and is zero where the output does not depend
+        on `x`. `aux` is the auxiliary value, or None.
     """
     if not has_aux:
         return vjp(lambda x: (function(x), None), x, has_aux=True)
@@ -43,11 +43,11 @@ def vjp(
         import torch
 
         x = x.detach().requires_grad_(True)
-        with torch.enable_grad():  # `evaluate()` switches gradients off
+        with torch.enable_grad():  # `evaluate()` disables gradients
             output, aux = function(x)
 
         def torch_product(cotangent: Tensor) -> Tensor:
-            # Rounded inputs leave no path to `x`.
+            # A function that rounds its input leaves no path back to `x`.
             if not output.requires_grad:
                 return torch.zeros_like(x)
             [gradient] = torch.autograd.grad(
@@ -70,7 +70,7 @@ def vjp(
 
 
 def no_gradients() -> contextlib.AbstractContextManager[Any]:
-    """A context without gradients: PyTorch keeps what a backward pass needs."""
+    """Disables gradients in PyTorch, which would store values for a backward pass."""
     if keras.backend.backend() != "torch":
         return contextlib.nullcontext()
     import torch

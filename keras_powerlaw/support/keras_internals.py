@@ -1,8 +1,8 @@
-"""Everything that this package uses of Keras without a documented name.
+"""Everything undocumented in Keras that this package relies on.
 
-No other module names an underscored attribute of Keras or `keras.src`. What is used is
-looked for at import, so that another version of Keras fails there, with a sentence,
-and not in training, silently.
+No other module names an underscored attribute of Keras or `keras.src`. The names are
+looked up at import, so that an incompatible version of Keras fails there, with an
+explanation, rather than silently in training.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from keras_powerlaw.support.types import Tensor
 
 
 def _missing_names() -> list[str]:
-    """What this package needs of Keras and does not find."""
-    wanted = {
+    """The names that this package needs and the installed Keras lacks."""
+    required = {
         keras.layers.Layer: ("_get_own_losses", "_clear_losses", "_flatten_layers"),
         keras.Model: ("make_train_function", "make_test_function"),
         keras: ("StatelessScope", "Function"),
     }
     missing = [
         f"{owner.__name__}.{name}"
-        for owner, names in wanted.items()
+        for owner, names in required.items()
         for name in names
         if not hasattr(owner, name)
     ]
@@ -46,23 +46,23 @@ if _missing := _missing_names():
         "version of Keras, or a newer keras_powerlaw."
     )
 
-# Nothing public tells the scope in which JAX traces a training step.
+# No public function returns the scope in which JAX traces a training step.
 from keras.src.backend import get_stateless_scope  # noqa: E402
 
 
 @dataclasses.dataclass
 class _Call:
-    """A batch of activations and, once it was asked for, its loss."""
+    """The activations of one call and, once it has been requested, their loss."""
 
     activity: Tensor
     loss: Tensor = None
 
 
 class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
-    """A layer whose loss is computed when `losses` is read, and not before.
+    """A layer whose loss is computed only when `losses` is read.
 
     Training and `evaluate()` read the losses. `predict()`, attacks and exported graphs
-    do not, and so are spared the work.
+    do not, and so skip the work.
 
     Subclasses call `record(activity)` in their `call()`, and define
     `loss_of(activity)`.
@@ -76,11 +76,11 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
         self._calls_of_thread = threading.local()
 
     def record(self, activity: Tensor) -> None:
-        """Keeps the activations of a call, for a loss of their own."""
+        """Stores the activations of one call, which adds one entry to `losses`."""
         self._calls().append(_Call(activity))
 
     def loss_of(self, activity: Tensor) -> Tensor:
-        """The loss, a scalar, of the activations of one call."""
+        """The loss of one call's activations, a scalar."""
         raise NotImplementedError
 
     def _get_own_losses(self) -> list[Tensor]:
@@ -92,16 +92,16 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
 
     def _clear_losses(self) -> None:
         super()._clear_losses()
-        # Keras opens a scope for each JAX training step, but clears the losses in it at
-        # each call of a layer, so that a shared layer would keep only its last one.
+        # Keras opens one scope per JAX training step, but clears the losses in it at
+        # every call of a layer: a shared layer would keep only its last one.
         if get_stateless_scope() is None:
             self._calls().clear()
 
     def _calls(self) -> list[_Call]:
         """The calls since the model was last called, in this scope or thread.
 
-        Each replica of `tf.distribute.MirroredStrategy` is a thread, and they take
-        turns.
+        Each replica of `tf.distribute.MirroredStrategy` has its own thread, and the
+        threads take turns.
         """
         scope = get_stateless_scope()
         if scope is not None:
@@ -112,7 +112,7 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
 
 def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The model and all layers in it, at any depth, each once."""
-    # Keras has no public way into layers that are not in a nested model's `layers`.
+    # No public attribute lists the sub-layers of a layer that is not itself a model.
     return list(model._flatten_layers())
 
 
@@ -120,21 +120,21 @@ def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
 def replaced_activity_regularizers(
     model: keras.Model, replacements: Mapping[int, Any]
 ) -> Iterator[None]:
-    """Within this context, the layers of `model` have other activity regularizers.
+    """Replaces the activity regularizers of `model`'s layers within this context.
 
-    Keras hands a layer's activations to its activity regularizer, in every kind of
-    model and however deeply the layer is nested, so a function in its place sees them.
+    Keras passes a layer's activations to its activity regularizer, in every kind of
+    model and at any depth, so a function in its place sees the activations.
 
     Args:
         model: The model.
-        replacements: What to put in the place of the regularizer, by the `id` of the
-            layer. Layers that are not named have none.
+        replacements: The replacement for a layer's regularizer, keyed by the `id` of
+            the layer. All other layers have none.
     """
     replaced = []
     for layer in flatten_layers(model):
         if layer.activity_regularizer is None and id(layer) not in replacements:
             continue
-        # Behind the back of Keras's tracking, which refuses changes to a built layer.
+        # Bypasses Keras's tracking, which rejects changes to a built layer.
         attributes = vars(layer)
         original = attributes.get("activity_regularizer", _ABSENT)
         replaced.append((attributes, original))
@@ -153,25 +153,25 @@ _ABSENT = object()
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
-    """The arguments of a model's `compile()`, the very objects that were given.
+    """The arguments passed to a model's `compile()`, as the same objects.
 
-    `get_compile_config()` would need a loss or metric of the user's own to be
-    registered with Keras.
+    `get_compile_config()` would require a user-defined loss or metric to be registered
+    with Keras.
     """
     arguments: dict[str, Any] = model._compile_config.config
     return arguments
 
 
 def hold_current_weights(model: keras.Model) -> None:
-    """Gives the variables of a model the values that `fit()` has reached.
+    """Updates a model's variables to the values that `fit()` has reached.
 
-    Within `fit()` on the JAX backend, the newest values are the training loop's.
+    During `fit()` on the JAX backend, the training loop holds the current values.
     """
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
 
 
 def retrace(model: keras.Model) -> None:
-    """Has a compiled model trace its training and test step anew."""
+    """Makes a compiled model trace its training and test steps again."""
     model.make_train_function(force=True)
     model.make_test_function(force=True)

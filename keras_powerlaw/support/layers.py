@@ -1,4 +1,4 @@
-"""Finding the layers of a model, and seeing what they compute."""
+"""Finding a model's layers and recording their activations."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from keras_powerlaw.support.types import Tensor
 def find_layer(
     model: keras.Model, layer: keras.layers.Layer | str
 ) -> keras.layers.Layer:
-    """The layer of `model` that `layer`, a name or the layer itself, stands for."""
+    """Finds a layer of `model`, given as the layer itself or its name.
+
+    A layer that is not in `model` is looked up by its name.
+    """
     layers = flatten_layers(model)
     if isinstance(layer, keras.layers.Layer):
         if any(layer is other for other in layers):
             return layer
         layer = layer.name
-    found = [other for other in layers if other.name == layer]
-    if len(found) != 1:
+    matches = [other for other in layers if other.name == layer]
+    if len(matches) != 1:
         names = [other.name for other in layers if other is not model]
         raise invalid_value(
             "layer",
@@ -35,11 +38,11 @@ def find_layer(
             f"are {names}",
             repr(layer),
         )
-    return found[0]
+    return matches[0]
 
 
 def is_sequential_or_functional(model: Any) -> bool:
-    """Whether Keras knows which layers a model calls, and in which order."""
+    """Whether Keras knows which layers `model` calls, and in which order."""
     return isinstance(model, keras.Sequential) or (
         isinstance(model, keras.Model) and isinstance(model, keras.Function)
     )
@@ -51,33 +54,34 @@ def observe(
     layers: Sequence[keras.layers.Layer],
     converts: Sequence[Callable[[Tensor], Any]],
 ) -> Iterator[list[list[Any]]]:
-    """Within this context, every call of one of `layers` leaves its activations.
+    """Records the activations of `layers` at every call within this context.
 
-    All activity regularizers step aside meanwhile: eagerly, their penalties would be
-    computed in vain.
+    All activity regularizers are disabled meanwhile: in eager execution their
+    penalties would be computed for nothing.
 
     Args:
         model: The model that will be called.
         layers: Layers in it.
-        converts: One function per layer: what to make of the tensor of activations.
+        converts: One function per layer, applied to its activations before they are
+            recorded.
 
     Yields:
-        One list per layer, to which each call appends.
+        One list per layer, to which each call appends its converted activations.
     """
     observed: list[list[Any]] = [[] for _ in layers]
 
     def recorder(
-        seen: list[Any], convert: Callable[[Tensor], Any]
+        recorded: list[Any], convert: Callable[[Tensor], Any]
     ) -> Callable[[Tensor], Tensor]:
         def record(activity: Tensor) -> Tensor:
-            seen.append(convert(activity))
+            recorded.append(convert(activity))
             return ops.zeros(())
 
         return record
 
     recorders = {
-        id(layer): recorder(seen, convert)
-        for layer, seen, convert in zip(layers, observed, converts, strict=True)
+        id(layer): recorder(recorded, convert)
+        for layer, recorded, convert in zip(layers, observed, converts, strict=True)
     }
     with replaced_activity_regularizers(model, recorders):
         yield observed
@@ -86,5 +90,5 @@ def observe(
 def without_activity_regularizers(
     model: keras.Model,
 ) -> contextlib.AbstractContextManager[None]:
-    """Within this context, no layer of `model` has an activity regularizer."""
+    """Disables all activity regularizers of `model` within this context."""
     return replaced_activity_regularizers(model, {})

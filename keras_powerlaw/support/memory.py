@@ -1,4 +1,4 @@
-"""Whether a layer's (units, units) arrays fit into memory, asked before they exist."""
+"""Estimates, made before allocation, of the memory for a layer's square arrays."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from pathlib import Path
 
 
 def needed_bytes(units: Iterable[int]) -> int:
-    """What the covariances and eigenvectors of some layers take at their peak.
+    """Peak memory of the covariances and eigenvectors of some layers, in bytes.
 
-    Float64 Gram matrix, covariance, eigenvectors and LAPACK's workspace (twice a
-    matrix), and the float32 basis.
+    It consists of the Gram matrix, covariance, eigenvectors and LAPACK's workspace
+    (twice a matrix) in float64, and the basis in float32.
 
     Args:
-        units: The number of units of each layer that is measured in the same pass.
+        units: The number of units of each layer measured in the same pass.
     """
     squares = [count**2 for count in units]
-    # All layers at once: Gram matrix, eigenvectors, basis. One at a time: the rest.
+    # Gram matrix, eigenvectors and basis exist for all layers at once, the rest for
+    # one layer at a time.
     return 20 * sum(squares) + 20 * max(squares)
 
 
 def available_bytes() -> int | None:
-    """The memory that there is, or None where the system does not say.
+    """Available memory in bytes, or None where the system does not report it.
 
-    On Linux, what is free or can be freed, within the control groups' limits; on
-    other systems, the memory installed.
+    On Linux, the memory that is free or can be freed, within the limits of the
+    control groups; on other systems, the installed memory.
     """
     limits = (_system_memory(), _group_memory())
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def require_memory(layers: Sequence[tuple[str, int]]) -> None:
-    """Raises a `ValueError` if measuring some layers together would not fit.
+    """Raises a `ValueError` if there is too little memory to measure `layers` together.
 
     Args:
         layers: The name and the number of units of each.
@@ -66,7 +67,7 @@ def _system_memory() -> int | None:
 
 
 def _group_memory(root: str = "/") -> int | None:
-    """What is left of the limits of this process' control groups (version 2)."""
+    """Memory left within the limits of this process's control groups (version 2)."""
     try:
         groups = Path(root, "proc/self/cgroup").read_text()
     except OSError:
@@ -74,8 +75,8 @@ def _group_memory(root: str = "/") -> int | None:
     if (unified := re.search(r"^0::/(.*)$", groups, re.MULTILINE)) is None:
         return None
     group = Path(unified[1])
-    left = []
-    for folder in (group, *group.parents):  # a limit holds for all groups below
+    remaining = []
+    for folder in (group, *group.parents):  # a limit applies to every group below it
         folder = Path(root, "sys/fs/cgroup", folder)
         try:
             limit = int((folder / "memory.max").read_text())
@@ -83,8 +84,8 @@ def _group_memory(root: str = "/") -> int | None:
             cached = _first_number(r"^inactive_file (\d+)", folder / "memory.stat")
         except (OSError, ValueError):  # no such file, or no limit: "max"
             continue
-        left.append(limit - used + cached)
-    return min(left, default=None)
+        remaining.append(limit - used + cached)
+    return min(remaining, default=None)
 
 
 def _first_number(pattern: str, path: str | Path) -> int:

@@ -1,4 +1,4 @@
-"""Progress bars for work that may turn out to be slow."""
+"""Progress bars for work that may be slow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras_powerlaw.support.types import Verbose
 
 
 class Progress:
-    """A progress bar that appears once the work has lasted for some seconds."""
+    """A progress bar that by default appears only after a few seconds of work."""
 
     def __init__(
         self, label: str, verbose: Verbose = "auto", patience: float = 5.0
@@ -24,7 +24,7 @@ class Progress:
         self._done = 0
 
     def update(self, done: int, total: int | None) -> None:
-        """Reports that `done` of `total` (None: unknown) batches are through."""
+        """Reports that `done` of `total` (None: unknown) batches are finished."""
         self._done = done
         if self._bar is None and time.monotonic() - self._begin >= self._delay:
             print(self._label, flush=True)

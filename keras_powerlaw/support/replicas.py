@@ -1,7 +1,7 @@
-"""What the replicas of a `tf.distribute` strategy need from each other.
+"""Sums over the replicas of a `tf.distribute` strategy.
 
-With JAX's `keras.distribution`, a batch is the global batch by itself. Under
-`tf.distribute`, each replica runs the model on its share, in a thread of its own.
+Under `tf.distribute`, each replica runs the model on its share of the batch, in its own
+thread. With JAX's `keras.distribution`, a batch already is the global batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keras_powerlaw.support.types import Tensor
 
 
 def replica_context() -> Any:
-    """TensorFlow's context of this replica, or None where it is the only one."""
+    """TensorFlow's replica context, or None unless this is one of several replicas."""
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
@@ -27,15 +27,15 @@ def replica_context() -> Any:
 
 
 def sum_over_replicas(value: Tensor) -> Tensor:
-    """The sum of the replicas' values, in each of them."""
+    """The sum of `value` over all replicas, the same on each of them."""
     context = replica_context()
     return value if context is None else context.all_reduce("sum", value)
 
 
 def share_of_replica(loss: Tensor) -> Tensor:
-    """What one replica adds to a loss that all of them compute.
+    """One replica's share of a loss that every replica computes in full.
 
-    Keras adds up the losses of the replicas, so each contributes its part of one.
+    Keras adds up the losses of the replicas, so each contributes an equal part.
     """
     context = replica_context()
     return loss if context is None else loss / context.num_replicas_in_sync

@@ -1,18 +1,18 @@
-"""Names for types that have none of their own."""
+"""Type aliases."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
-# A tensor of whichever backend Keras runs on.
+# A tensor of the current Keras backend.
 Tensor: TypeAlias = Any
 
-# What the units of activations with positions are; see `support/units.py`.
+# How activations with positions become samples of units; see `support/units.py`.
 Reduction: TypeAlias = Literal["flatten", "channels", "mean"]
 
-# "auto" shows progress once the work turns out to be slow.
+# "auto" shows progress only when the work is slow.
 Verbose: TypeAlias = Literal["auto", 0, 1]
 
-# Reports how far a piece of work has come, from 0 to 1.
+# Called with the fraction of the work that is done, from 0 to 1.
 ReportProgress: TypeAlias = Callable[[float], None]

@@ -1,4 +1,4 @@
-"""What the units and the samples of a layer's activations are."""
+"""Which parts of a layer's activations are its units, and which are its samples."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
 
 def validate_reduction(reduction: Any) -> Reduction:
-    """`reduction`, or a `ValueError` if there is no such reduction."""
+    """Returns `reduction`, or raises a `ValueError` if it is not a known one."""
     return cast(Reduction, validate_choice("reduction", reduction, REDUCTIONS))
 
 
 def to_samples(activity: Tensor, reduction: Reduction = "flatten") -> Tensor:
-    """Activations as samples of units.
+    """Arranges activations as samples of units.
 
     Args:
-        activity: Tensor of shape `(batch, …)`, with P positions of C channels each if
-            it has more than two dimensions; see `channel_axis()`.
+        activity: Tensor of shape `(batch, …)`. With more than two dimensions, it holds
+            C channels at each of P positions; see `channel_axis()`.
         reduction: `"flatten"`: every channel at every position is a unit.
             `"channels"`: the channels are the units, and every position of every
-            example is a sample. `"mean"`: the channels are the units, and an example's
-            mean over its positions is a sample.
+            example is a sample. `"mean"`: the channels are the units, and each
+            example's mean over its positions is a sample.
 
     Returns:
         Tensor of shape `(batch, P · C)`, `(batch · P, C)` or `(batch, C)`.
@@ -53,7 +53,7 @@ def to_samples(activity: Tensor, reduction: Reduction = "flatten") -> Tensor:
 def count_units(
     shape: Sequence[int | None], reduction: Reduction = "flatten"
 ) -> int | None:
-    """The number of units of activations of some shape; None if it is not fixed."""
+    """The number of units of activations of this shape, or None if it is not fixed."""
     if reduction == "flatten" or len(shape) < 2:
         sizes = [size for size in shape[1:] if size is not None]
         return math.prod(sizes) if len(sizes) == len(shape[1:]) else None
@@ -61,24 +61,25 @@ def count_units(
 
 
 def channel_axis(rank: int) -> int:
-    """Where the channels of an activity with `rank` dimensions are.
+    """The axis that holds the channels of activations with `rank` dimensions.
 
-    The last axis; of images, volumes and anything else with more than three dimensions
-    it is axis 1 where `keras.config.image_data_format()` is `"channels_first"`.
+    It is the last one, except for images, volumes and anything else with more than
+    three dimensions when `keras.config.image_data_format()` is `"channels_first"`: then
+    it is axis 1.
     """
     first = rank > 3 and keras.config.image_data_format() == "channels_first"
     return 1 if first else rank - 1
 
 
 def output_units(layer: keras.layers.Layer, reduction: Reduction) -> int | None:
-    """The number of units of a layer's output; None if the layer does not know it.
+    """The number of units of a layer's output, or None if the layer does not know it.
 
     Raises:
-        ValueError: If the channels are not where `reduction` looks for them.
+        ValueError: If the channels are not on the axis that `reduction` assumes.
     """
     try:
         shape = layer.output.shape
-    except AttributeError:  # of a subclassed model, or several outputs
+    except AttributeError:  # in a subclassed model, or with several outputs
         return None
     rank = len(shape)
     if reduction != "flatten" and rank > 2:
