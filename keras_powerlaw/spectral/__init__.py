@@ -1,1 +1,1 @@
-"""Spectra of activations: the penalty, its eigenbasis, and what is measured."""
+"""Spectra of activations: the penalty, its eigenbasis, and measurements."""

@@ -1,4 +1,4 @@
-"""Adding the penalty to a model that exists."""
+"""Adding the spectral penalty to an existing model."""
 
 from __future__ import annotations
 
@@ -34,24 +34,27 @@ def add_spectral_regularizer(
 
     Args:
         model: A Sequential or Functional model, fresh or trained, compiled or not. It
-            is left as it is.
-        layers: Layers of the model, or their names: one, or a list.
-        alpha: Exponent α; a number for all layers, or a list with one for each.
-        tau: First eigenvalue τ; likewise.
-        beta: Strength β; likewise.
-        exact: See `SpectralActivityRegularizer`.
-        log_ratio: See `SpectralActivityRegularizer`.
-        reduction: Likewise, the same for all layers.
+            is left unchanged.
+        layers: A layer of the model or its name, or a list of them.
+        alpha: Exponent α: a number for all layers, or a list with one per layer.
+            Defaults to 1.
+        tau: Index τ of the first eigenvalue of the power law: an integer for all
+            layers, or a list with one per layer. Defaults to 10.
+        beta: Strength β: a number for all layers, or a list with one per layer.
+            Defaults to 1.
+        exact: See `SpectralActivityRegularizer`; the same for all layers. Defaults to
+            `False`.
+        log_ratio: Likewise. Defaults to `False`.
+        reduction: Likewise. Defaults to `"flatten"`.
 
     Returns:
-        A new model with the same weights, whose predictions are equal bit by bit. If
-        `model` is compiled, so is the new one, with the same settings and the state
-        of the optimizer.
+        A new model with the same weights and exactly the same predictions. If `model`
+        is compiled, so is the new one, with the same settings and optimizer state.
 
     Raises:
-        ValueError: If the model is subclassed, a layer does not exist, has another
-            activity regularizer, or has fewer than τ units or too many for the memory
-            there is, or a list has not one entry per layer.
+        ValueError: If the model is subclassed; if a layer does not exist, has an
+            activity regularizer of another kind, or has fewer than τ units or too many
+            for the available memory; or if a list does not have one entry per layer.
 
     Example:
 
@@ -73,8 +76,8 @@ def add_spectral_regularizer(
     ```
 
     Reference:
-        Nassar et al. (2020), eq. (2) and section 4.3; exponents that vary with depth
-        are the outlook of its section 5.
+        Nassar et al. (2020), eq. (2) and section 4.3; its section 5 suggests exponents
+        that vary with depth.
     """
     if not is_sequential_or_functional(model):
         raise invalid_value(

@@ -1,4 +1,4 @@
-"""The files from which an interrupted training goes on in the same eigenbasis."""
+"""Files from which interrupted training resumes with the same eigenbasis."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from keras_powerlaw.support.files import write_atomically
 
 @dataclasses.dataclass(frozen=True)
 class CallbackState:
-    """Where a callback stands.
+    """The progress of an `EigenbasisRefresh` callback.
 
     Attributes:
-        steps: Optimizer steps in this training.
+        steps: Optimizer steps taken in this training.
         last_refresh: The step of the last refresh.
-        refreshes: How many there were.
+        refreshes: Number of refreshes.
     """
 
     steps: int
@@ -31,10 +31,10 @@ class CallbackState:
 
 
 class BasisBackup:
-    """One file per epoch, named after the optimizer's steps: they identify the weights.
+    """One file per epoch; its name holds the optimizer's step to identify the weights.
 
     Args:
-        folder: Where to keep the files.
+        folder: Directory of the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,18 +61,18 @@ class BasisBackup:
         write_atomically(
             self._file_of(iterations), lambda file: np.savez(file, **arrays)
         )
-        # The file before stays: the weights of this epoch may not be written yet.
+        # The previous file stays: this epoch's weights may not have been saved yet.
         for path in self._from_oldest()[:-2]:
             path.unlink()
 
     def read(
         self, iterations: int, bases: Sequence[Eigenbasis]
     ) -> tuple[CallbackState, list[Renewal]] | None:
-        """Restores the bases that belong to weights after so many optimizer steps.
+        """Restores the bases for the weights after `iterations` optimizer steps.
 
         Returns:
-            The callback's state, and what the last refresh found out about each layer;
-            or None if there is no such file.
+            The callback's state and the last `Renewal` of each layer, or None if there
+            is no file for these weights.
         """
         path = self._file_of(iterations)
         if not path.exists():

@@ -1,4 +1,4 @@
-"""The eigenbasis of a regularized layer: derived state, which a refresh renews."""
+"""The eigenbasis of a regularized layer: derived state that a refresh renews."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Eigenbasis:
     Args:
         layer: The Keras layer that uses them.
         first: 1-based index of the first eigenvector that is needed.
-        dtype: The dtype to keep them in. Defaults to `product_dtype(units)`.
+        dtype: Dtype in which they are stored. Defaults to `product_dtype(units)`.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Eigenbasis:
         self.variable: keras.Variable | None = None
 
     def renew(self, eigenvectors: NDArray[np.floating]) -> None:
-        """Takes what is needed of all eigenvectors.
+        """Stores the needed eigenvectors, given all of them.
 
         Args:
             eigenvectors: Array of shape `(units, units)`, one eigenvector per column,
@@ -42,7 +42,7 @@ class Eigenbasis:
         self.assign(eigenvectors[:, self._first - 1 :])
 
     def assign(self, needed: NDArray[np.floating]) -> None:
-        """Takes the needed eigenvectors, as `to_float32()` returns them."""
+        """Stores the needed eigenvectors, in the form that `to_float32()` returns."""
         if self.variable is None:
             self.variable = keras.Variable(
                 "zeros",
@@ -53,9 +53,9 @@ class Eigenbasis:
                 name="basis",
             )
             if keras.backend.backend() != "tensorflow":
-                # As an attribute of the layer it is tracked: to JAX's training step,
-                # other variables are constants. TensorFlow does without, and so keeps
-                # it out of exported graphs.
+                # An attribute of the layer is tracked; JAX's training step treats
+                # untracked variables as constants. TensorFlow does not need this, and
+                # without it the basis stays out of exported graphs.
                 self._layer.tracked_basis = self.variable
         self.variable.assign(needed)
 
@@ -68,23 +68,23 @@ class Eigenbasis:
 
 @contextlib.contextmanager
 def renewing(model: keras.Model, bases: Sequence[Eigenbasis]) -> Iterator[None]:
-    """Within this context, bases of `model` can be given their first eigenvectors."""
+    """Allows bases of `model` to get their first eigenvectors within this context."""
     first_time = any(basis.variable is None for basis in bases)
     strategy = getattr(model, "distribute_strategy", None)
-    # Under `tf.distribute`, on every replica, as the model's other variables are.
+    # Under `tf.distribute`, a basis is created on every replica, like the weights.
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         yield
     if first_time and model.compiled:
-        retrace(model)  # functions traced before have left the penalty out
+        retrace(model)  # functions traced without a basis do not contain the penalty
 
 
 def product_dtype(units: int) -> str:
     """The dtype of a basis of `units` units, and of the products with it.
 
-    The 8 significant bits of bfloat16 change a variance by 1e-3 of itself and 2e-5 of
-    the units' mean variance, where the sampling error in a batch of B examples is
-    √(2/B) of itself. It is taken where it was measured to be twice as fast as float32:
-    on processors with instructions for it, for products large enough to matter.
+    Rounding to bfloat16 changes a variance by 1e-3 of itself and 2e-5 of the units'
+    mean variance; its sampling error in a batch of B examples is √(2/B) of itself.
+    bfloat16 is used where it was measured to be twice as fast as float32: on processors
+    with instructions for it, for products large enough to matter.
     """
     if (
         units >= 512

@@ -20,53 +20,54 @@ from keras_powerlaw.support.batches import validate_sampling
 from keras_powerlaw.support.types import Verbose
 from keras_powerlaw.support.units import output_units
 
-# As many examples as it takes for the penalty to reach the real spectrum:
-# docs/benchmarks.md has what more and fewer do.
+# Enough examples for the penalty to change the true spectrum; docs/benchmarks.md
+# compares more and fewer.
 EXAMPLES_PER_UNIT = 5
-FEWEST_EXAMPLES = 2000  # narrow layers are better off with more, at no cost
+FEWEST_EXAMPLES = 2000  # narrow layers benefit from more, at no cost
 
 
 class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     """Renews the eigenbasis of every regularized layer during `fit()`.
 
-    The penalty of `SpectralActivityRegularizer` takes the variances along the
-    eigenvectors over the training set for the eigenvalues. This holds while the
-    weights have moved little since those were computed, so this callback computes
-    them anew: by default at the start of every epoch and every 20 steps within it, on a
-    choice of the examples. For the paper's schedule, every epoch on all examples, give
-    `every_epochs=1, max_samples=None`.
+    The penalty of `SpectralActivityRegularizer` estimates the eigenvalues as the
+    variances along the eigenvectors over the training set. The estimate holds only
+    while the weights have changed little since the eigenvectors were computed, so this
+    callback recomputes them: by default at the start of every epoch and every 20 steps
+    within it, on a subset of the examples. For the paper's schedule, every epoch on all
+    examples, pass `every_epochs=1, max_samples=None`.
 
-    It logs what it measured of each layer at the last refresh: `<layer name>_exponent`,
-    and `<layer name>_staleness`, the share of the penalty that the basis before it no
-    longer showed, between 0 and 1, NaN for the first. A network can satisfy the penalty
-    in a stale basis while its real spectrum stays as it is. A warning says so when for
-    200 steps, and five refreshes at least, the staleness was above one half and the
-    exponent came no nearer to α. List the callback before `CSVLogger` and
+    For each layer it logs two figures from the last refresh: `<layer name>_exponent`,
+    and `<layer name>_staleness`, the share of the penalty that the previous basis no
+    longer showed, between 0 and 1, NaN at the first refresh. A network can satisfy the
+    penalty in a stale basis while its true spectrum stays the same. The callback warns
+    if, for at least 200 steps and five refreshes, the staleness stayed above one half
+    and the exponent came no closer to α. List the callback before `CSVLogger` and
     `TensorBoard`, so that they see these logs.
 
     Args:
         x: The training data; see `refresh_eigenbasis()`.
-        every_epochs: Refresh at the start of every so many epochs, and at no other
-            time. Defaults to `None`.
-        every_steps: Refresh every so many optimizer steps, and at no other time.
-            Defaults to `None`.
-        max_samples: Use at most so many examples: of an array, a new random choice at
-            each refresh; of a data set, the first ones. `None` uses all. Defaults to
-            `"auto"`, five times the units of the widest regularized layer, and at
+        every_epochs: Refresh at the start of every `every_epochs`-th epoch, and at no
+            other time; at least 1. Defaults to `None`.
+        every_steps: Refresh every `every_steps` optimizer steps, and at no other time;
+            at least 1. At most one of the two may be given. Defaults to `None`.
+        max_samples: Maximum number of examples per refresh: from an array, a new random
+            choice each time; from a data set, the first ones. `None` uses all. Defaults
+            to `"auto"`: five times the units of the widest regularized layer, and at
             least 2,000.
         batch_size: Examples per forward pass, for arrays. Defaults to 1024.
-        seed: Seed of the random choices.
-        backup_dir: Directory for what `keras.callbacks.BackupAndRestore` does not
-            keep: the eigenbasis and when the next one is due, written at the end of
-            every epoch and removed after training. With it, training that was
-            interrupted and goes on from an epoch's end takes the same course; without
-            it, it goes on with a refresh. Give both callbacks the same directory, and
-            list this one first. Defaults to `None`.
+        seed: Seed of the random choices. Defaults to 0.
+        backup_dir: Directory for the state that `keras.callbacks.BackupAndRestore` does
+            not save: the eigenbasis, and when the next one is due. It is written at the
+            end of every epoch and removed after training. Interrupted training that
+            resumes at the end of an epoch then takes the same course as uninterrupted
+            training; without `backup_dir`, it resumes with a refresh. Pass the same
+            directory to both callbacks, and list this one first. Defaults to `None`.
         verbose: `"auto"` shows progress when a refresh is slow, unless `fit()` is
-            silent; 0 never, 1 always.
+            silent; 0 never, 1 always. Defaults to `"auto"`.
 
     Raises:
-        ValueError: As `refresh_eigenbasis()`, before the first training step.
+        ValueError: If an argument is invalid; before the first training step, as
+            `refresh_eigenbasis()`.
 
     Example: see `SpectralActivityRegularizer`.
 
@@ -104,14 +105,14 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self._refreshes = 0
 
     def _take(self, renewals: dict[str, Renewal]) -> None:
-        """Keeps what a refresh has found out, by layer name."""
+        """Stores the results of a refresh, by layer name."""
         self.renewals = renewals
         self.spectra = {name: each.spectrum for name, each in renewals.items()}
         self.staleness = {name: each.staleness for name, each in renewals.items()}
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._watches: dict[str, StalenessWatch] = {}
-        self._steps = 0  # of finished epochs
+        self._steps = 0  # in finished epochs
         self._steps_in_epoch = 0
         self._last_refresh: int | None = None
 
@@ -176,7 +177,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                 units = regularizer.basis.shape[0]
             else:
                 units = output_units(layer, regularizer.reduction)
-            if units is None:  # until the layer has been called
+            if units is None:  # unknown until the layer has been called
                 return None
             widest = max(widest, units)
         return max(FEWEST_EXAMPLES, EXAMPLES_PER_UNIT * widest)

@@ -1,4 +1,4 @@
-"""Covariance of a whole data set, in float64, and its eigenvectors."""
+"""The covariance of a whole data set, in float64, and its eigendecomposition."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 class StreamingCovariance:
     """Mean and covariance of data that arrive in batches.
 
-    Sums are kept in float64 around the first batch's mean, so that neither the number
-    of batches nor a large mean costs the small eigenvalues their digits.
+    Sums are accumulated in float64, relative to the first batch's mean, so that neither
+    many batches nor a large mean costs the small eigenvalues their precision.
     """
 
     def __init__(self) -> None:
@@ -24,15 +24,15 @@ class StreamingCovariance:
             self._shift = activity.mean(axis=0, dtype="float64")
             self._sum = np.zeros(self.units)
             self._gram = np.zeros((self.units, self.units), order="F")
-        # In pieces: in float64, a batch of feature maps is large.
+        # In chunks, since a batch of feature maps is large in float64.
         rows = max(1024, 2**22 // self.units)
         for start in range(0, len(activity), rows):
-            centred = activity[start : start + rows] - self._shift
-            self._sum += centred.sum(axis=0)
-            # Added to the lower triangle, in place: as a product of its own, it would
-            # be mirrored, and a second matrix of that size.
+            centered = activity[start : start + rows] - self._shift
+            self._sum += centered.sum(axis=0)
+            # Added to the lower triangle in place: a separate product would need a
+            # second matrix of that size, and be mirrored.
             self._gram = scipy.linalg.blas.dsyrk(
-                1.0, centred.T, beta=1.0, c=self._gram, lower=True, overwrite_c=True
+                1.0, centered.T, beta=1.0, c=self._gram, lower=True, overwrite_c=True
             )
         self.count += len(activity)
 
@@ -53,13 +53,13 @@ def eigendecomposition(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Eigenvalues, largest first, and eigenvectors (columns) of a covariance.
 
-    Runs in LAPACK (`syevd`), outside of any compiled program.
+    Runs in LAPACK (`syevd`), outside any compiled program.
 
     Reference:
         Nassar et al. (2020), eq. (3).
     """
     ascending, vectors = scipy.linalg.eigh(sigma, driver="evd")
-    # Rounding leaves eigenvalues of a singular covariance slightly below zero.
+    # Rounding can leave eigenvalues of a singular covariance slightly below zero.
     return np.maximum(ascending[::-1], 0.0), vectors[:, ::-1]
 
 

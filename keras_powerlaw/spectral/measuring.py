@@ -45,36 +45,36 @@ def measure_spectrum(
 ) -> Spectrum:
     """Measures the covariance spectrum of a layer's activations over a data set.
 
-    The data pass through the model in inference mode, batch by batch; only the
-    `(units, units)` covariance is kept, in float64.
+    The data pass through the model in inference mode, batch by batch. Only the
+    `(units, units)` covariance is stored, in float64.
 
     Args:
         model: A built Keras model.
         x: The data: array, nested arrays for several inputs, `tf.data.Dataset`,
             `keras.utils.PyDataset`, or another iterable of batches that can be
-            iterated again. Labels, if any, are ignored.
+            iterated more than once. Labels, if any, are ignored.
         layer: A layer of the model, or its name.
-        reduction: What the units and the samples of an output with more than two
-            dimensions are: `"flatten"`, `"channels"` or `"mean"`; see
-            `SpectralActivityRegularizer`, and give what that was given. Defaults to
-            `"flatten"`.
-        fit_range: `(first, last)`, 1-based and inclusive: eigenvalues that the
-            exponent is fitted to. Defaults to `(11, 500)`, cut at the spectrum's end.
-        max_samples: Measure on at most so many examples: a random choice of an
-            array, the first ones of a data set. Defaults to all.
+        reduction: How an output with more than two dimensions is divided into samples
+            and units: `"flatten"`, `"channels"` or `"mean"`; see
+            `SpectralActivityRegularizer`, and use the same as for the layer's
+            regularizer. Defaults to `"flatten"`.
+        fit_range: `(first, last)`, 1-based and inclusive: the eigenvalues to which the
+            exponent is fitted. Defaults to `(11, 500)`, cut off at the spectrum's end.
+        max_samples: Maximum number of examples: a random choice from an array, the
+            first ones of a data set. Defaults to all.
         batch_size: Examples per forward pass, for arrays. Defaults to 1024.
-        seed: Seed of the random choice.
+        seed: Seed of the random choice. Defaults to 0.
         verbose: `"auto"` shows progress when the measurement is slow, 0 never,
-            1 always.
+            1 always. Defaults to `"auto"`.
 
     Returns:
         A `Spectrum`, with `.eigenvalues`, `.exponent`, `.exponent_interval`,
         `.fit_range`, `.dimension_90` and `.participation_ratio`.
 
     Raises:
-        ValueError: If there is no such layer or reduction, `x` is empty, does not fit
-            the model, is not finite, or has fewer than two examples, or the layer has
-            too many units for the memory there is.
+        ValueError: If there is no such layer or reduction; if `x` is empty, does not
+            fit the model, is not finite, or has fewer than two examples; or if the
+            layer has too many units for the available memory.
 
     Example:
 
@@ -98,14 +98,14 @@ def measure_spectrum(
     Reference:
         Nassar et al. (2020), Figure 2A; Stringer et al. (2019) for the fit.
     """
-    found = find_layer(model, layer)
-    units = output_units(found, validate_reduction(reduction))
+    target = find_layer(model, layer)
+    units = output_units(target, validate_reduction(reduction))
     if fit_range is not None and units is not None:
-        validate_fit_range(fit_range, units)  # before the work
+        validate_fit_range(fit_range, units)  # before the pass over the data
     [statistics] = stream_covariances(
         model,
         x,
-        [found],
+        [target],
         [reduction],
         batch_size=batch_size,
         max_samples=max_samples,
@@ -127,17 +127,17 @@ def stream_covariances(
     seed: int,
     progress: Progress,
 ) -> list[StreamingCovariance]:
-    """Covariances of several layers' activations from one pass over the data.
+    """Covariances of several layers' activations, from one pass over the data.
 
     Returns:
         One `StreamingCovariance` per layer. A layer that is called several times per
         forward pass contributes the activations of every call.
     """
-    known = []
+    widths = []
     for layer, reduction in zip(layers, reductions, strict=True):
         if (units := output_units(layer, reduction)) is not None:
-            known.append((layer.name, units))
-    require_memory(known)
+            widths.append((layer.name, units))
+    require_memory(widths)
     converts = [functools.partial(_to_array, reduction=each) for each in reductions]
     batches, total = input_batches(x, batch_size, max_samples, seed)
     statistics = [StreamingCovariance() for _ in layers]
@@ -191,5 +191,5 @@ def stream_covariances(
 
 def _to_array(activity: Tensor, reduction: Reduction) -> NDArray[Any]:
     if keras.backend.standardize_dtype(activity.dtype) in ("float16", "bfloat16"):
-        activity = ops.cast(activity, "float32")  # as the regularizer does
+        activity = ops.cast(activity, "float32")  # like the regularizer
     return np.asarray(ops.convert_to_numpy(to_samples(activity, reduction)))

@@ -1,6 +1,6 @@
 """The spectral penalty as pure functions of a batch of activations, eqs. (2) to (5).
 
-They are written on `keras.ops` and are differentiable. Eigenvalue indices are 1-based,
+They are written in `keras.ops` and are differentiable. Eigenvalue indices are 1-based,
 as in the paper.
 """
 
@@ -24,7 +24,7 @@ def covariance(activity: Tensor) -> tuple[Tensor, Tensor]:
     Σ = 1/(B − 1) Σ_b (x_b − μ)(x_b − μ)ᵀ
 
     Args:
-        activity: Floating tensor of shape `(batch, units)`.
+        activity: Floating-point tensor of shape `(batch, units)`.
 
     Returns:
         The mean, of shape `(units,)`, and the covariance, `(units, units)`. The
@@ -32,8 +32,8 @@ def covariance(activity: Tensor) -> tuple[Tensor, Tensor]:
     """
     count = count_examples(activity)
     mean = sum_over_replicas(ops.sum(activity, axis=0)) / count
-    centred = activity - mean
-    gram = sum_over_replicas(ops.matmul(ops.transpose(centred), centred))
+    centered = activity - mean
+    gram = sum_over_replicas(ops.matmul(ops.transpose(centered), centered))
     return mean, gram / ops.maximum(count - 1, 1)
 
 
@@ -43,11 +43,10 @@ def projected_variances(activity: Tensor, basis: Tensor) -> Tensor:
     λ̂ₙ = (Vᵀ Σ V)ₙₙ = 1/(B − 1) Σ_b (vₙ · (x_b − μ))²
 
     The covariance Σ is never formed. For orthonormal directions that do not depend on
-    the batch, λ̂ₙ is an unbiased estimate of the variance along vₙ whatever the batch
-    size.
+    the batch, λ̂ₙ is an unbiased estimate of the variance along vₙ at any batch size.
 
     Args:
-        activity: Floating tensor of shape `(batch, units)`.
+        activity: Floating-point tensor of shape `(batch, units)`.
         basis: Tensor of shape `(units, directions)`, one direction vₙ per column. The
             products with it are computed in its dtype.
 
@@ -57,21 +56,23 @@ def projected_variances(activity: Tensor, basis: Tensor) -> Tensor:
     Reference:
         Nassar et al. (2020), eq. (5).
     """
-    # Centred first: a large mean would eat the digits of the small variances.
+    # Centered first, since a large mean would cost the small variances their precision.
     count = count_examples(activity)
     mean = sum_over_replicas(ops.sum(activity, axis=0)) / count
     replica = replica_context()
     if replica is not None:
-        # The gradient for the mean is zero in the global batch, not in a replica's.
+        # The gradient through the mean is zero for the global batch, but not for one
+        # replica's share of it.
         mean = ops.stop_gradient(mean)
-    centred = ops.cast(activity - mean, standardize_dtype(basis.dtype))
-    projections = ops.cast(ops.matmul(centred, basis), activity.dtype)
+    centered = ops.cast(activity - mean, standardize_dtype(basis.dtype))
+    projections = ops.cast(ops.matmul(centered, basis), activity.dtype)
     squares = ops.sum(ops.square(projections), axis=0)
     if replica is not None:
-        # Every replica has the same penalty, and Keras adds up their gradients of
-        # 1/replicas of it. So each hands on the gradient for its own examples, and
-        # the backward pass does without collective operations, whose order TensorFlow
-        # does not fix where several layers are regularized.
+        # Every replica computes the same penalty, and Keras divides it by the number of
+        # replicas and adds up the gradients. So each replica only needs the gradient
+        # for its own examples, times that number. This keeps collective operations out
+        # of the backward pass, where TensorFlow does not fix their order if several
+        # layers are regularized.
         local = squares - ops.stop_gradient(squares)
         total = sum_over_replicas(ops.stop_gradient(squares))
         squares = total + replica.num_replicas_in_sync * local
@@ -82,11 +83,11 @@ def exact_variances(activity: Tensor) -> Tensor:
     """Eigenvalues of a batch's covariance, largest first.
 
     They are computed as the variances along the batch's own eigenvectors, held
-    constant. Since ∂λₙ = vₙᵀ ∂Σ vₙ, value and gradient are those of the
-    eigenvalues, and stay finite where eigenvalues coincide.
+    constant. Since ∂λₙ = vₙᵀ ∂Σ vₙ, both values and gradients are those of the
+    eigenvalues, and they stay finite where eigenvalues coincide.
 
     Args:
-        activity: Floating tensor of shape `(batch, units)`.
+        activity: Floating-point tensor of shape `(batch, units)`.
 
     Returns:
         Tensor of shape `(units,)`.
@@ -111,24 +112,27 @@ def power_law_penalty(
     R = β/N Σ_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],
     γₙ = κ n^(−α),  κ constant and such that γ_τ = λ_τ
 
-    The gradient of these terms vanishes with λₙ. That of their alternative does not:
+    The gradient of these terms vanishes as λₙ approaches zero. That of the log-ratio
+    form does not:
 
     R = β/N Σ_{n=τ}^{N} (log λₙ/γₙ)²,  log κ = mean of log λₙ n^α, n = τ … 4τ
 
-    Its κ, from several eigenvalues, has less noise in a small batch. In eq. (2) such a
-    κ would sink without end: there, every eigenvalue comes to rest below its target.
+    Its κ, a mean over several eigenvalues, is less noisy in small batches. In eq. (2),
+    such a κ would decrease without bound: every eigenvalue there settles below its
+    target, and would pull κ down with it.
 
     Args:
         tail: Tensor of shape `(N − tau + 1,)`: the eigenvalues λ_τ … λ_N.
-        alpha: Exponent α of the target.
-        tau: 1-based index of the first eigenvalue given.
-        beta: Strength β.
-        log_ratio: Whether to take the alternative. There, λₙ below 1e-7 times the power
-            law through λ_τ, the resolution of float32, counts as that.
+        alpha: Exponent α of the target. Defaults to 1.
+        tau: 1-based index of the first eigenvalue in `tail`. Defaults to 10.
+        beta: Strength β. Defaults to 1.
+        log_ratio: Whether to use the log-ratio form, in which eigenvalues below 1e-7
+            (the resolution of float32) times the power law through λ_τ are raised to
+            that. Defaults to `False`.
 
     Returns:
-        A scalar. It is zero where λ_τ is zero (a batch of one example, activations
-        that do not vary): without an anchor there is no target.
+        A scalar. It is zero where λ_τ is zero (a batch of one example, or constant
+        activations), since there is no target without an anchor.
 
     Reference:
         Nassar et al. (2020), eq. (2).
@@ -136,7 +140,7 @@ def power_law_penalty(
     width = tau - 1 + tail.shape[0]
     decay = (np.arange(tau, width + 1) / tau) ** -float(alpha)
     anchor = ops.stop_gradient(tail[0])
-    # `not_equal`, so that a NaN is passed on and not taken for a missing anchor.
+    # `not_equal`, so that NaN propagates and does not count as a missing anchor.
     has_target = ops.not_equal(anchor, 0)
     target = ops.where(has_target, anchor, 1) * ops.cast(decay, tail.dtype)
     ratio = tail / target

@@ -1,4 +1,4 @@
-"""Renewing the eigenbasis: outside of `fit()`, and what the callback does within."""
+"""Renewing the eigenbasis, outside `fit()` and for the callback within it."""
 
 from __future__ import annotations
 
@@ -42,34 +42,36 @@ def refresh_eigenbasis(
 
     Σ = V Λ Vᵀ,  λ₁ ≥ λ₂ ≥ …
 
-    One pass over the data in inference mode gives the covariance Σ of all regularized
-    layers together, accumulated batch by batch in float64. LAPACK decomposes it,
-    outside of any compiled program.
+    A single pass over the data in inference mode measures the covariance Σ of every
+    regularized layer, accumulated batch by batch in float64. LAPACK decomposes it,
+    outside any compiled program.
 
     Call it on the model that you train or evaluate: after loading a saved model, or
-    in a training loop of your own. Within `fit()`, use `EigenbasisRefresh`.
+    in a custom training loop. Within `fit()`, use `EigenbasisRefresh`.
 
     Args:
         model: A model with at least one `SpectralActivityRegularizer`.
         x: The training data: array, nested arrays for several inputs,
             `tf.data.Dataset`, `keras.utils.PyDataset`, or another iterable of batches
-            that can be iterated again. Labels, if any, are ignored.
-        max_samples: Use at most so many examples: a random choice of an array, the
+            that can be iterated more than once. Labels, if any, are ignored.
+        max_samples: Maximum number of examples: a random choice from an array, the
             first ones of a data set. Defaults to all.
         batch_size: Examples per forward pass, for arrays. Defaults to 1024.
-        seed: Seed of the random choice.
+        seed: Seed of the random choice. Defaults to 0.
         verbose: `"auto"` shows progress when the refresh is slow, 0 never, 1 always.
+            Defaults to `"auto"`.
 
     Returns:
-        The measured `Spectrum` of each regularized layer, by the layer's name. Its
-        exponent is fitted from n = τ + 1 to n = 500 or the spectrum's end.
+        The measured `Spectrum` of each regularized layer, by layer name. Its exponent
+        is fitted from n = τ + 1 to n = 500 or the spectrum's end.
 
     Raises:
-        ValueError: If no layer is regularized, two share one regularizer, τ exceeds a
-            layer's width or the number of directions its activations vary in, `x` is
-            empty, does not fit the model, is not finite, or has fewer than two
-            examples, the layers have too many units for the memory there is, or the
-            model has other activity regularizers under `tf.distribute`.
+        ValueError: If no layer is regularized, or two share one regularizer; if τ
+            exceeds a layer's width or the number of directions in which its activations
+            vary; if `x` is empty, does not fit the model, is not finite, or has fewer
+            than two examples; if the layers have too many units for the available
+            memory; or if the model has other activity regularizers under
+            `tf.distribute`.
 
     Example:
 
@@ -106,12 +108,12 @@ def refresh_eigenbasis(
 
 @dataclasses.dataclass(frozen=True)
 class Renewal:
-    """What a refresh found out about a layer.
+    """What a refresh measured for one layer.
 
     Attributes:
-        spectrum: Of its activations on the refresh's data.
-        staleness: The share of the penalty that the basis before no longer showed,
-            from 0 to 1; NaN for the first refresh.
+        spectrum: The spectrum of its activations on the data of the refresh.
+        staleness: The share of the penalty that the previous basis no longer showed,
+            from 0 to 1; NaN at the first refresh.
     """
 
     spectrum: Spectrum
@@ -127,7 +129,7 @@ def renew_bases(
     seed: int,
     verbose: Verbose,
 ) -> dict[str, Renewal]:
-    """Does what `refresh_eigenbasis()` documents. One `Renewal` by layer name."""
+    """Implements `refresh_eigenbasis()`, and returns a `Renewal` per layer name."""
     progress = Progress("Eigenbasis", validate_verbose(verbose))
     layers = layers_with_basis(model)
     if not layers:
@@ -159,7 +161,7 @@ def renew_bases(
         )
         eigenvectors_of.append(eigenvectors)
 
-    # At the end: an error in one layer leaves the bases of all as they are.
+    # Last, so that an error in one layer leaves all bases unchanged.
     bases = [layer.activity_regularizer.eigenbasis for layer in layers]
     with renewing(model, bases):
         for basis, eigenvectors in zip(bases, eigenvectors_of, strict=True):
@@ -168,7 +170,7 @@ def renew_bases(
 
 
 def layers_with_basis(model: keras.Model) -> list[keras.layers.Layer]:
-    """The regularized layers of `model` whose penalty is measured in an eigenbasis."""
+    """The regularized layers of `model` whose penalty uses an eigenbasis."""
     return [
         layer
         for layer in regularized_layers(model)
@@ -177,7 +179,7 @@ def layers_with_basis(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _spectrum(layer: keras.layers.Layer, eigenvalues: NDArray[np.float64]) -> Spectrum:
-    """The spectrum of a layer, with an exponent fitted from n = τ + 1 on."""
+    """The spectrum of a layer, with its exponent fitted from n = τ + 1."""
     regularizer = layer.activity_regularizer
     validate_width(regularizer, len(eigenvalues))
     spectrum = Spectrum(eigenvalues)
@@ -199,7 +201,7 @@ def _staleness(
     sigma: NDArray[np.float64],
     eigenvalues: NDArray[np.float64],
 ) -> float:
-    """The share of the penalty that the regularizer's present basis does not show."""
+    """The share of the penalty that the regularizer's current basis does not show."""
     if regularizer.basis is None:
         return float("nan")
     variances = variances_along(sigma, regularizer.eigenbasis.to_float32())
@@ -211,7 +213,7 @@ def _staleness(
 
 
 def _refuse_other_regularizers_on_replicas(model: keras.Model) -> None:
-    # Collective operations make Keras lose the losses that layers have recorded before.
+    # A collective operation makes Keras lose the losses that layers recorded before it.
     strategy = getattr(model, "distribute_strategy", None)
     if getattr(strategy, "num_replicas_in_sync", 1) == 1:
         return

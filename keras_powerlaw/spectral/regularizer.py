@@ -1,4 +1,4 @@
-"""The regularizer: eq. (2) on the activity of the layer that it is given to."""
+"""The regularizer: eq. (2) on the activations of the layer it is attached to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from keras_powerlaw.support.keras_internals import DeferredLoss, flatten_layers
 from keras_powerlaw.support.types import Reduction, Tensor
 from keras_powerlaw.support.units import to_samples, validate_reduction
 
-# An error in the first step of `fit()`, whatever its cause, comes too late there.
+# Added to the error about a missing eigenbasis. On JAX, any error in the first step of
+# `fit()` costs the model its weights.
 _LOST_BY_JAX = (
     " Build or load the model again first: on the JAX backend, Keras takes the values "
     "out of a model's variables for `fit()`, and an error in the first step loses them."
@@ -32,8 +33,8 @@ _LOST_BY_JAX = (
 )
 
 
-# A `Layer` as well: Keras then tracks it as a part of the layer it is given to, so that
-# its loss and its basis are seen by every backend, and it computes in float32 under any
+# Also a `Layer`: Keras then tracks it as a sub-layer of the layer it is attached to, so
+# that every backend sees its loss and its basis, and it computes in float32 under any
 # dtype policy.
 @keras.saving.register_keras_serializable(package="keras_powerlaw")
 class SpectralActivityRegularizer(
@@ -48,52 +49,52 @@ class SpectralActivityRegularizer(
     γₙ = λ_τ (n/τ)^(−α)
 
     where λ₁ ≥ … ≥ λ_N are the eigenvalues of the covariance of the layer's N units over
-    the batch, and λ_τ within γₙ is a constant for the gradient.
+    the batch, and λ_τ within γₙ is treated as a constant in the gradient.
 
-    What the units of activations with more than two dimensions are, and what the
-    samples that the covariance is taken over, is the `reduction`. For activations of
-    shape `(batch, height, width, channels)`:
+    For activations with more than two dimensions, `reduction` determines what the units
+    are, and over which samples their covariance is taken. For activations of shape
+    `(batch, height, width, channels)`:
 
     - `"flatten"`: `height · width · channels` units, `batch` samples (paper, 4.2).
     - `"channels"`: `channels` units, `batch · height · width` samples: every position
       of every example is one.
     - `"mean"`: `channels` units, `batch` samples: the means over the positions.
 
-    The channels are the last axis, or axis 1 where `keras.config.image_data_format()`
-    is `"channels_first"`. The same holds for 3-D convolutions; of sequences, `(batch,
+    The channels are the last axis, or axis 1 if `keras.config.image_data_format()` is
+    `"channels_first"`. The same holds for 3-D convolutions. In sequences, `(batch,
     time, features)`, the features are always the last axis, every time step is a
-    position, and masks are not looked at. On activations of shape `(batch, units)` all
-    three are the same.
+    position, and masks are ignored. For activations of shape `(batch, units)`, all
+    three reductions are the same.
 
-    By default the eigenvalues are estimated as the variances along fixed directions,
-    the eigenvectors over the training set (eq. (5)). Those are *derived state*, renewed
-    by the `EigenbasisRefresh` callback or `refresh_eigenbasis()`, and in no saved
-    file. While there are none, a training step is refused, and `evaluate()` and
-    `predict()` leave the penalty out.
+    By default, the eigenvalues are estimated as the variances along fixed directions,
+    the eigenvectors over the training set (eq. (5)). The eigenvectors are *derived
+    state*: the `EigenbasisRefresh` callback or `refresh_eigenbasis()` renews them, and
+    no saved file contains them. As long as there are none, a training step raises an
+    error, and `evaluate()` and `predict()` omit the penalty.
 
-    Give it to any layer as `activity_regularizer`, a new object to each. The penalty
-    is eq. (2) whatever the batch size: it enters `model.losses` as one term of its own,
-    and calling the regularizer returns zero. A batch of one sample, having no
-    covariance, is not penalized.
+    Give it to any layer as `activity_regularizer`, a new object for each layer. The
+    penalty is eq. (2) at any batch size: it is a separate term in `model.losses`, and
+    calling the regularizer returns zero. A batch of one sample has no covariance and is
+    not penalized.
 
     Args:
         alpha: Exponent α of the target, at least 0. Defaults to 1.
         tau: 1-based index of the first eigenvalue of the power law, at least 1 and at
             most the number of units. Defaults to 10.
         beta: Strength β, at least 0. Defaults to 1.
-        exact: If `True`, decompose the covariance of every batch instead: slow, needs
-            a batch of more samples than units, and no `EigenbasisRefresh`.
-            Defaults to `False`.
-        log_ratio: If `True`, (log λₙ/γₙ)² takes the place of the two terms in the
-            bracket, and the power law γ goes through λ_τ … λ_4τ on the average of
-            their logarithms. The gradient of the two terms vanishes with λₙ, so that
-            small eigenvalues leave their place slowly; its gradient does not. Defaults
-            to `False`.
+        exact: If `True`, decompose the covariance of every batch instead. This is slow
+            and needs more samples than units in every batch, but no
+            `EigenbasisRefresh`. Defaults to `False`.
+        log_ratio: If `True`, (log λₙ/γₙ)² replaces the two terms in brackets, and the
+            power law γ is fitted to λ_τ … λ_4τ in the mean of their logarithms. The
+            gradient of the two terms vanishes as λₙ approaches zero, so that small
+            eigenvalues change slowly; that of the logarithm does not. Defaults to
+            `False`.
         reduction: `"flatten"`, `"channels"` or `"mean"`, as above. Defaults to
             `"flatten"`.
 
     Raises:
-        ValueError: If an argument is outside of its range, or, in a training step, if
+        ValueError: If an argument is outside its range, or, in a training step, if
             there is no eigenbasis yet.
 
     Example:
@@ -144,7 +145,7 @@ class SpectralActivityRegularizer(
         self.log_ratio = validate_boolean("log_ratio", log_ratio)
         self.reduction = validate_reduction(reduction)
         self.eigenbasis = Eigenbasis(self, first=self.tau)
-        # The basis comes with the first refresh: there is nothing to build before.
+        # There is nothing to build: the first refresh creates the basis.
         self.built = True
         if exact and keras.backend.backend() == "tensorflow":
             # XLA's eigendecomposition has returned wrong results under TensorFlow.
@@ -166,18 +167,18 @@ class SpectralActivityRegularizer(
                 "refresh_eigenbasis(model, x_train)` before a training loop of your "
                 "own." + _LOST_BY_JAX
             )
-        # Keras divides what an activity regularizer returns by the batch size (since
-        # version 3.14, not before). The penalty is one of `losses` instead.
+        # Since version 3.14, Keras divides the value that an activity regularizer
+        # returns by the batch size. The penalty therefore goes through `losses`.
         return ops.zeros((), dtype="float32")
 
     def loss_of(self, activity: Tensor) -> Tensor:
         return self.penalty(activity)
 
     def penalty(self, activity: Tensor) -> Tensor:
-        """The value of eq. (2) for a batch of activations.
+        """The penalty of a batch of activations: eq. (2), or its log-ratio form.
 
         Args:
-            activity: Floating tensor of shape `(batch, …)`.
+            activity: Floating-point tensor of shape `(batch, …)`.
 
         Returns:
             A scalar, float32.
@@ -195,8 +196,8 @@ class SpectralActivityRegularizer(
             )
         return penalty_of_variances(self, tail)
 
-    # The basis is a variable like a seed generator's state, not a weight: it is in no
-    # file and not in `get_weights()`, so that regularized and plain models can exchange
+    # The basis is a variable but not a weight, like a seed generator's state. It is
+    # in no file and not in `get_weights()`: regularized and plain models can exchange
     # both, and `count_params()` is that of the plain model.
     @property
     def weights(self) -> list[keras.Variable]:
@@ -226,7 +227,7 @@ class SpectralActivityRegularizer(
 def penalty_of_variances(
     regularizer: SpectralActivityRegularizer, tail: Tensor
 ) -> Tensor:
-    """The value of eq. (2) for the eigenvalues λ_τ … λ_N."""
+    """The penalty of the eigenvalues λ_τ … λ_N, with the regularizer's settings."""
     return power_law_penalty(
         tail,
         regularizer.alpha,
@@ -253,13 +254,13 @@ def regularized_layers(model: keras.Model) -> list[keras.layers.Layer]:
     Raises:
         ValueError: If two of them share one regularizer.
     """
-    found = [
+    layers = [
         layer
         for layer in flatten_layers(model)
         if isinstance(layer.activity_regularizer, SpectralActivityRegularizer)
     ]
     owners: dict[int, keras.layers.Layer] = {}
-    for layer in found:
+    for layer in layers:
         first = owners.setdefault(id(layer.activity_regularizer), layer)
         if first is not layer:
             raise invalid_value(
@@ -268,4 +269,4 @@ def regularized_layers(model: keras.Model) -> list[keras.layers.Layer]:
                 "eigenbasis of its own",
                 f"the same object for layers '{first.name}' and '{layer.name}'",
             )
-    return found
+    return layers

@@ -1,4 +1,4 @@
-"""When the eigenbasis is due to be renewed."""
+"""When the eigenbasis is due for a refresh."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Any
 
 from keras_powerlaw.support.arguments import validate_optional_integer
 
-# As often as it takes for the penalty to reach the real spectrum: docs/benchmarks.md
-# has what refreshing more and less often does.
+# Often enough for the penalty to change the true spectrum; docs/benchmarks.md compares
+# other intervals.
 DEFAULT_EVERY_STEPS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Refreshes at the start of epochs, after so many steps, or both.
+    """Refreshes at the start of epochs, at an interval of steps, or both.
 
-    The first epoch of a training always begins with a refresh, or its first step.
+    Training always begins with a refresh, before its first epoch or its first step.
 
     Attributes:
-        every_epochs: Refresh at the start of every so many epochs; None for none.
-        every_steps: Refresh every so many optimizer steps; None for none.
+        every_epochs: Refresh at the start of every `every_epochs`-th epoch, or of no
+            epoch if None.
+        every_steps: Refresh `every_steps` optimizer steps after the last refresh, or
+            only at the start of epochs if None.
     """
 
     every_epochs: int | None
@@ -28,7 +30,7 @@ class Schedule:
 
     @classmethod
     def from_arguments(cls, every_epochs: Any, every_steps: Any) -> Schedule:
-        """The schedule of a callback's arguments, of which one at most is given."""
+        """The schedule for a callback's arguments, at most one of which is given."""
         epochs = validate_optional_integer("every_epochs", every_epochs, minimum=1)
         steps = validate_optional_integer("every_steps", every_steps, minimum=1)
         if epochs is not None and steps is not None:
@@ -52,7 +54,7 @@ class Schedule:
         )
 
     def due_at_step(self, step: int, last_refresh: int | None) -> bool:
-        """Whether to refresh before a step, counted from the start of the training."""
+        """Whether to refresh before a step, counted from the start of training."""
         return self.every_steps is not None and (
             last_refresh is None or step - last_refresh >= self.every_steps
         )

@@ -1,4 +1,4 @@
-"""How the eigenvalues of a layer's spectrum depend on the pixels of the input."""
+"""How the eigenvalues of a layer's covariance depend on the pixels of the input."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class SensitivityMaps:
     Attributes:
         components: The K indices n, 1-based.
         eigenvalues: λₙ over the data set. Shape `(K,)`, float64.
-        maps: ∂λₙ/∂x of single images, the first ones of the data set. Shape
-            `(K, images, …)`, float32, in variance per unit of pixel value. As each of
-            M images has a share in λₙ, they shrink like 1/M.
-        total: Their sum over *all* images: how λₙ changes when the same pixel changes
-            in every image. Shape `(K, …)`, float64.
+        maps: ∂λₙ/∂x for single images, the first ones of the data set. Shape
+            `(K, images, …)`, float32, in variance per unit of pixel value. Since each
+            of M images contributes a share of λₙ, they shrink like 1/M.
+        total: Their sum over *all* images: how λₙ changes if the same pixel changes in
+            every image. Shape `(K, …)`, float64.
     """
 
     components: tuple[int, ...]
@@ -64,40 +64,41 @@ def sensitivity_maps(
 
     ∂λₙ/∂x_m = 2/(M − 1) (vₙ · (h_m − μ)) vₙᵀ ∂h_m/∂x_m
 
-    for image m of M, its activations h_m and the eigenvector vₙ: since
+    for image m of M, its activations h_m, and the eigenvector vₙ. Since
     ∂λₙ = vₙᵀ ∂Σ vₙ, this is the derivative through the covariance over the *whole*
     data set and its eigendecomposition. One pass over the data in inference mode
-    measures μ, λₙ and vₙ, and a second one needs a vector-Jacobian product per batch
-    and component; no more than a batch is in memory.
+    measures μ, λₙ and vₙ; a second one computes one vector-Jacobian product per batch
+    and component. No more than one batch is in memory at a time.
 
     Args:
         model: A built Keras model with one floating-point input.
         x: The data: array, `tf.data.Dataset`, `keras.utils.PyDataset`, or another
-            iterable of batches that can be iterated again, each time in the same
-            order. Labels, if any, are ignored.
+            iterable of batches that can be iterated more than once, in the same order
+            each time. Labels, if any, are ignored.
         layer: A layer of the model, or its name.
-        components: The indices n, 1-based, different, and at most the number of
-            eigenvalues that are not numerically zero. Defaults to
+        components: The indices n, 1-based, strictly increasing, and at most the number
+            of eigenvalues that are not numerically zero. Defaults to
             `(1, 2, 5, 10, 50, 100)`.
-        reduction: What the units and the samples of an output with more than two
-            dimensions are: `"flatten"`, `"channels"` or `"mean"`; see
+        reduction: How an output with more than two dimensions is divided into samples
+            and units: `"flatten"`, `"channels"` or `"mean"`; see
             `SpectralActivityRegularizer`. M above is the number of samples. Defaults to
             `"flatten"`.
-        images: Keep the maps of the first so many images, at least 0. Defaults to 10.
-        batch_size: Examples per pass, for arrays. Defaults to 1024.
+        images: Number of images, the first ones, whose maps are kept; at least 0.
+            Defaults to 10.
+        batch_size: Examples per batch, for arrays. Defaults to 1024.
         verbose: `"auto"` shows progress when the measurement is slow, 0 never,
-            1 always.
+            1 always. Defaults to `"auto"`.
 
     Returns:
         A `SensitivityMaps`, with `.components`, `.eigenvalues`, `.maps` and `.total`.
-        Where neighbouring eigenvalues coincide the derivative does not exist, and
-        where they nearly do the maps of the two mix.
+        Where neighboring eigenvalues coincide, the derivative does not exist; where
+        they nearly coincide, their maps mix.
 
     Raises:
-        ValueError: If there is no such layer, component or reduction, the model has
-            several inputs, `x` is empty, does not fit the model, is not finite, or has
-            fewer than two examples, or the layer has too many units for the memory
-            there is.
+        ValueError: If there is no such layer, component or reduction; if the model has
+            several inputs; if `x` is empty, does not fit the model, is not finite, or
+            has fewer than two examples; or if the layer has too many units for the
+            available memory.
 
     Example:
 
@@ -126,11 +127,11 @@ def sensitivity_maps(
     indices = _validate_components(components)
     images = validate_integer("images", images, minimum=0)
     verbose = validate_verbose(verbose)
-    found = find_layer(model, layer)
+    target = find_layer(model, layer)
     [statistics] = stream_covariances(
         model,
         x,
-        [found],
+        [target],
         [validate_reduction(reduction)],
         batch_size=batch_size,
         max_samples=None,
@@ -154,7 +155,7 @@ def sensitivity_maps(
     progress = Progress("Sensitivity, gradients", verbose)
     batches, count = input_batches(x, batch_size, None, 0)
     for index, batch in enumerate(batches):
-        activity, product = _activity_and_product(model, found, reduction, batch)
+        activity, product = _activity_and_product(model, target, reduction, batch)
         deviations = ops.convert_to_numpy(activity).astype("float64") - mean
         gradients = np.stack(
             [
@@ -179,7 +180,7 @@ def sensitivity_maps(
 def _activity_and_product(
     model: keras.Model, layer: keras.layers.Layer, reduction: Reduction, batch: Any
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """A layer's activations, `(samples, units)`, and how they depend on the input."""
+    """A layer's activations, `(samples, units)`, and their vector-Jacobian product."""
     leaves = keras.tree.flatten(batch)
     if len(leaves) != 1:
         raise invalid_value("model", "a model with one input", f"{len(leaves)} inputs")

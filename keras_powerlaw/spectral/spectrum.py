@@ -19,8 +19,8 @@ class Spectrum:
 
     Args:
         eigenvalues: Array of shape `(units,)`, variances, largest first.
-        fit_range: `(first, last)`, 1-based and inclusive: the eigenvalues that the
-            exponent is fitted to. Defaults to `(11, 500)` (Stringer et al. 2019), cut
+        fit_range: `(first, last)`, 1-based and inclusive: the eigenvalues to which the
+            exponent is fitted. Defaults to `(11, 500)` (Stringer et al. 2019), cut off
             at the last eigenvalue that is not numerically zero.
 
     Example:
@@ -71,8 +71,8 @@ class Spectrum:
         """α of the power law n^(−α) fitted to `fit_range`.
 
         Least squares of log λₙ on log n with weights 1/n, so that every octave of n
-        counts the same (Stringer et al. 2019). NaN if fewer than three eigenvalues
-        of the range are above zero.
+        counts equally (Stringer et al. 2019). NaN if fewer than three eigenvalues in
+        the range are above zero.
         """
         return self._fit[0]
 
@@ -80,10 +80,10 @@ class Spectrum:
     def exponent_interval(self) -> tuple[float, float]:
         """95 % interval of `exponent`.
 
-        From a jackknife over up to ten blocks of `fit_range`, equally long in log n:
-        it says how far the exponent depends on which part of the range is looked at.
-        It is narrow where the spectrum is a straight line on log-log axes, and wide
-        where it bends, however many examples were measured.
+        From a jackknife over up to ten blocks of `fit_range`, of equal length in log n:
+        it shows how much the exponent depends on the part of the range that is used. It
+        is narrow where the spectrum is a straight line on log-log axes, and wide where
+        it bends, however many examples were measured.
         """
         return self._fit[1]
 
@@ -106,7 +106,7 @@ class Spectrum:
 
 
 def validate_fit_range(fit_range: Any, units: int) -> tuple[int, int]:
-    """`fit_range`, or a `ValueError` if it is none of a spectrum of so many units."""
+    """Returns `fit_range`, or raises a `ValueError` if it is not within `units`."""
     try:
         first, last = (int(n) for n in fit_range)
         valid = (first, last) == tuple(fit_range)
@@ -138,16 +138,16 @@ def fit_power_law(
     log_n, log_variance, weights = np.log(n), np.log(selected), n**-0.5
 
     def exponent(keep: NDArray[np.bool_]) -> Any:
-        # polyfit's weights multiply the residuals: n^(−1/2) there is 1/n here.
+        # polyfit's weights multiply the residuals, not their squares: n^(−1/2) for 1/n.
         return -np.polyfit(log_n[keep], log_variance[keep], 1, w=weights[keep])[0]
 
     estimate = exponent(np.ones(len(n), dtype=bool))
     position = (log_n - log_n[0]) / (log_n[-1] - log_n[0])
     block = np.minimum((position * blocks).astype(int), blocks - 1)
-    left_out = [
+    jackknifed = [
         exponent(block != b) for b in np.unique(block) if np.sum(block != b) >= 2
     ]
-    groups = len(left_out)
-    variance = (groups - 1) / groups * np.sum((left_out - np.mean(left_out)) ** 2)
+    groups = len(jackknifed)
+    variance = (groups - 1) / groups * np.sum((jackknifed - np.mean(jackknifed)) ** 2)
     margin = scipy.stats.t.ppf(0.975, groups - 1) * np.sqrt(variance)
     return float(estimate), (float(estimate - margin), float(estimate + margin))

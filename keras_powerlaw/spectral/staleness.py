@@ -1,17 +1,17 @@
-"""Noticing that a penalty is satisfied in a stale basis while the spectrum stays."""
+"""Detecting a penalty that is satisfied in a stale basis, but not by the spectrum."""
 
 from __future__ import annotations
 
 import collections
 from typing import NamedTuple
 
-# A basis is stale if it shows less than half of the penalty, and this is worth a
-# warning if it lasts for so many steps and refreshes …
+# A basis is stale if it shows less than half of the penalty. A warning is due if every
+# basis was stale for at least this many steps and refreshes …
 STALE = 0.5
 PATIENCE_IN_STEPS = 200
 PATIENCE_IN_REFRESHES = 5
-# … in which the exponent, farther than NEAR from its target, has come nearer by less
-# than a twentieth.
+# … while the exponent, still more than NEAR from its target, has covered less than a
+# twentieth of the distance.
 NEAR = 0.2
 NO_PROGRESS = 0.95
 
@@ -23,10 +23,10 @@ class _Observation(NamedTuple):
 
 
 class StalenessWatch:
-    """Looks at one layer's staleness and exponent, refresh by refresh.
+    """Watches one layer's staleness and exponent, refresh by refresh.
 
     Args:
-        alpha: The exponent that the penalty asks for.
+        alpha: The target exponent α of the penalty.
     """
 
     def __init__(self, alpha: float) -> None:
@@ -34,16 +34,17 @@ class StalenessWatch:
         self._recent: collections.deque[_Observation] = collections.deque()
 
     def observe(self, step: int, staleness: float, exponent: float) -> int | None:
-        """Adds what a refresh has found.
+        """Adds the measurements of a refresh.
 
         Args:
             step: The optimizer step of the refresh.
-            staleness: The share of the penalty that the basis before it hid.
+            staleness: The share of the penalty that the previous basis hid.
             exponent: The measured exponent.
 
         Returns:
-            For how many steps the penalty has been satisfied in a stale basis, if that
-            is worth a warning; the watch then begins anew. None otherwise.
+            The number of steps for which the penalty has been satisfied in a stale
+            basis, if that is worth a warning; the watch then starts over. None
+            otherwise.
         """
         recent = self._recent
         recent.append(_Observation(step, staleness, abs(exponent - self._alpha)))
@@ -56,8 +57,8 @@ class StalenessWatch:
         if (
             len(later) >= PATIENCE_IN_REFRESHES
             and self._is_enough(steps)
-            # What the first refresh found is of the time before.
-            and all(seen.staleness > STALE for seen in later)
+            # The staleness at the first refresh belongs to the steps before it.
+            and all(refresh.staleness > STALE for refresh in later)
             and later[-1].distance > max(NEAR, NO_PROGRESS * first.distance)
         ):
             recent.clear()

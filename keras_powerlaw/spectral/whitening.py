@@ -28,23 +28,24 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
 
     x̃ = R⁻¹ (x − μ),  R Rᵀ = Σ + ridge · I
 
-    where μ and Σ are mean and covariance over the batch and R is the lower Cholesky
-    factor. Gradients flow through mean, covariance and factor. Inputs with more than
-    two dimensions are flattened to `(batch, units)`, and the output has their shape.
+    where μ and Σ are the mean and covariance over the batch, and R is the lower
+    Cholesky factor. Gradients flow through all three. Inputs with more than two
+    dimensions are flattened to `(batch, units)`, and the output has the input's shape.
 
-    As in batch normalization, moving averages of μ and Σ take the place of the batch's
-    at inference, so that an example's output does not depend on the others in its
-    batch. The first batch sets them; until then inference is nearly the identity.
+    As in batch normalization, inference uses moving averages of μ and Σ, so that an
+    example's output does not depend on the others in its batch. The first batch sets
+    them; until then, inference is nearly the identity.
 
-    All computations are in float32, under any dtype policy. `ridge` is raised where
-    float32 could not resolve it beside the variances: to ε · trace(Σ), ε = 1.2e-7. So
-    the factor exists for every finite batch, also one smaller than the number of units.
+    All computations are in float32, under any dtype policy. Where float32 could not
+    resolve `ridge` next to the variances, it is raised to ε · trace(Σ), ε = 1.2e-7. The
+    factor therefore exists for every finite batch, even for one with fewer examples
+    than units.
 
     Args:
         momentum: Momentum of the moving averages, in [0, 1). Defaults to 0.99.
         ridge: Added to the variances, at least 0. Defaults to 1e-5.
         use_batch_statistics: If `True`, use the batch's mean and covariance at
-            inference too, as the paper's authors did: each output then depends on the
+            inference too, as the paper's authors did. Each output then depends on the
             whole batch, and so does every attack on the model. Defaults to `False`.
 
     Input shape:
@@ -54,8 +55,8 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
         That of the input.
 
     Raises:
-        ValueError: If an argument is outside of its range, or the input has a
-            dimension other than the first that is not known.
+        ValueError: If an argument is outside its range, or if a dimension of the input
+            other than the first is unknown.
 
     Example:
 
@@ -107,7 +108,7 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
                 dtype="float32",
                 trainable=False,
                 autocast=False,
-                aggregation="mean",  # of equal values: the replicas' are the same
+                aggregation="mean",  # the replicas' values are equal
             )
 
         self.moving_mean = statistic("moving_mean", (units,), "zeros")
@@ -125,14 +126,14 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
         if training:
             self._update(mean, sigma, count_examples(activity))
         factor = ops.cholesky(_with_ridge(sigma, self.ridge))
-        centred = ops.transpose(activity - mean)
-        white = ops.transpose(ops.solve_triangular(factor, centred, lower=True))
+        centered = ops.transpose(activity - mean)
+        white = ops.transpose(ops.solve_triangular(factor, centered, lower=True))
         return ops.cast(ops.reshape(white, ops.shape(inputs)), self.compute_dtype)
 
     def _update(self, mean: Tensor, sigma: Tensor, count: Tensor) -> None:
-        # The plain average of the first batches, then an exponential one: the identity
-        # that the covariance starts from would drown small variances for long. A
-        # single example has no covariance and is left out.
+        # A plain average over the first batches, an exponential one afterwards: from
+        # the start, it would let the initial identity swamp small variances for a long
+        # time. A single example has no covariance and is left out.
         counts = ops.cast(count > 1, "float32")
         updates = self.updates.value
         momentum = ops.minimum(updates / (updates + 1), self.momentum)

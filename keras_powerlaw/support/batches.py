@@ -31,7 +31,7 @@ def input_batches(
 
     Args:
         x: Array, nested arrays, `tf.data.Dataset`, `keras.utils.PyDataset`, or another
-            iterable of batches that can be iterated repeatedly. Labels are dropped.
+            iterable of batches that can be iterated more than once. Labels are dropped.
         batch_size: Examples per batch, for arrays.
         max_samples: Maximum number of examples, or None for all: a random choice from
             an array, the first ones of a data set.
