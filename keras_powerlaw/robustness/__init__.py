@@ -1,1 +1,1 @@
-"""Accuracy under attack, and how far it is to be trusted."""
+"""Accuracy under attack, and how far it can be trusted."""

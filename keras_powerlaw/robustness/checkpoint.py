@@ -1,4 +1,4 @@
-"""The file that an interrupted evaluation goes on from."""
+"""The file from which an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from keras_powerlaw.support.files import write_atomically
 
 
 class Checkpoint:
-    """A JSON file that `RobustnessReport.from_json` reads, once all is finished.
+    """A JSON file of results, which `RobustnessReport.from_json` reads once complete.
 
     Args:
-        path: Its path, or None: nothing is read or written.
-        problem: The problem.
+        path: Path of the file, or None to read and write nothing.
+        problem: Model, images and settings of the evaluation.
         epsilons: The attack strengths.
-        names: The attacks.
+        names: Names of the attacks.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Checkpoint:
         self._epsilons = epsilons
         self._settings = problem.settings
         if path is not None:
-            # What makes the file one of this evaluation.
+            # A file with the same entries belongs to this evaluation.
             self._identity = {
                 "epsilons": list(epsilons),
                 "attacks": list(names),
@@ -55,10 +55,10 @@ class Checkpoint:
             }
 
     def read(self) -> Results | None:
-        """The results in the file, or None if there is none.
+        """The results in the file, or None if there is no file.
 
         Raises:
-            ValueError: If they are of another evaluation, or the file of another kind.
+            ValueError: If the file belongs to another evaluation or is no checkpoint.
         """
         if self._file is None or not self._file.exists():
             return None
@@ -98,6 +98,6 @@ class Checkpoint:
 def _digest(arrays: Iterable[NDArray[Any]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
-        # As bytes: bfloat16 has no buffer of its own.
+        # As bytes, since bfloat16 does not support the buffer protocol.
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

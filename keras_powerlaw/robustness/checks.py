@@ -1,6 +1,6 @@
-"""Measurements for the flags that need more than the results of the attacks.
+"""Checks: figures for the flags that need more than the results of the attacks.
 
-They take a few more evaluations of the model, on the first images.
+Measuring them takes a few more evaluations of the model, on the first images.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ from keras_powerlaw.robustness.classification import is_correct
 from keras_powerlaw.robustness.flags import CHANGED, least_share
 from keras_powerlaw.robustness.problem import Indices, Problem
 
-# Images that the checks look at.
+# Number of images that the checks use.
 CHECKED = 500
 
-# Outputs that differ by more than this share of their standard deviation differ by
-# more than rounding.
+# Rounding changes outputs by at most this share of their standard deviation.
 ROUNDING = 1e-3
 
 
 def measure_checks(
     problem: Problem, epsilons: Sequence[float], names: Sequence[str]
 ) -> dict[str, Any]:
-    """Figures for the flags, and the limits above which they are raised.
+    """Figures for the flags, and the limits above which the flags are raised.
 
     Args:
-        problem: Model and images, of which the first are looked at.
-        epsilons: Where to try more steps.
-        names: The attacks of the evaluation: without a gradient among them, nothing
-            of gradients is measured.
+        problem: Model and images, of which only the first are used.
+        epsilons: Strengths at which to try more steps.
+        names: The attacks of the evaluation. If none of them uses gradients, no figure
+            about gradients is measured.
     """
     count = min(CHECKED, len(problem.images))
     first = replace(
@@ -56,7 +55,7 @@ def measure_checks(
         ),
         "outputs_change": difference(_outputs(one_batch)),
     }
-    # A random model differs between batches for its own reason.
+    # The outputs of a random model differ for another reason than the batch.
     if len(outputs) > 1 and values["outputs_change"] <= ROUNDING:
         half = replace(first, images=one_batch.images[: (len(outputs) + 1) // 2])
         values["batch_dependence"] = difference(_outputs(half))
@@ -95,40 +94,42 @@ def _zero_gradients(problem: Problem) -> float:
 
 
 def _at_large_epsilon(problem: Problem) -> float:
-    """Accuracy where every image may become the same, after the longer PGD steps."""
+    """Accuracy under PGD at an ε that allows every image to become the same gray."""
     low, high = problem.settings.clip or (problem.images.min(), problem.images.max())
     epsilon = 0.5 * float(high - low)
     if problem.settings.norm == 2:
         epsilon *= np.sqrt(problem.images[0].size)
     steps = 40
-    left = _correctly_classified(problem)
-    left = _left_by_pgd(problem, epsilon, steps, 2.5 * epsilon / steps, left)
-    return left.size / len(problem.images)
+    correct = _correctly_classified(problem)
+    unbroken = _unbroken_by_pgd(problem, epsilon, steps, 2.5 * epsilon / steps, correct)
+    return unbroken.size / len(problem.images)
 
 
 def _gain_of_steps(problem: Problem, epsilons: Sequence[float]) -> float:
-    """Share of the images that twice the steps break beside those of PGD, at most."""
+    """Largest share over ε of the images that PGD breaks only with twice the steps."""
     steps, size = problem.settings.pgd_steps, problem.settings.pgd_step_size
-    left = longer = _correctly_classified(problem)
+    unbroken = unbroken_by_twice = _correctly_classified(problem)
     gain = 0
     for epsilon in epsilons:
         if epsilon == 0:
             continue
-        left = _left_by_pgd(problem, epsilon, steps, size, left)
-        longer = np.intersect1d(longer, left)
-        longer = _left_by_pgd(problem, epsilon, 2 * steps, size, longer)
-        gain = max(gain, left.size - longer.size)
+        unbroken = _unbroken_by_pgd(problem, epsilon, steps, size, unbroken)
+        unbroken_by_twice = np.intersect1d(unbroken_by_twice, unbroken)
+        unbroken_by_twice = _unbroken_by_pgd(
+            problem, epsilon, 2 * steps, size, unbroken_by_twice
+        )
+        gain = max(gain, unbroken.size - unbroken_by_twice.size)
     return gain / len(problem.images)
 
 
-def _left_by_pgd(
+def _unbroken_by_pgd(
     problem: Problem, epsilon: float, steps: int, step_size: float, indices: Indices
 ) -> Indices:
-    left = [
+    unbroken = [
         batch[~broken_by_pgd(problem, "ce", epsilon, steps, step_size, batch)]
         for batch in problem.batches(indices)
     ]
-    return np.concatenate([indices[:0], *left])
+    return np.concatenate([indices[:0], *unbroken])
 
 
 def _correctly_classified(problem: Problem) -> Indices:

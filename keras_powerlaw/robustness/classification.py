@@ -16,9 +16,9 @@ from keras_powerlaw.support.types import Tensor
 def is_correct(
     problem: Problem, points: NDArray[np.float32], indices: Indices
 ) -> NDArray[np.bool_]:
-    """Whether `points`, in place of the images `indices`, are classified correctly.
+    """Whether `points`, which replace the images `indices`, are classified correctly.
 
-    By the compiled model, which attacks have called before.
+    Uses the compiled model, which the attacks have already called.
     """
     logits = compiled_logits(problem.model)(points)
     return correct_rows(logits, problem.labels[indices])
@@ -27,13 +27,13 @@ def is_correct(
 def is_correct_eagerly(
     problem: Problem, points: Tensor, indices: Indices
 ) -> NDArray[np.bool_]:
-    """The same by the model as it is, which may be called only once."""
+    """The same, without compiling the model for what may be a single call."""
     logits = ops.cast(problem.model(points, training=False), "float32")
     return correct_rows(ops.convert_to_numpy(logits), problem.labels[indices])
 
 
 def correct_rows(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether the largest logit is that of the label."""
+    """Whether the largest logit in each row is that of the label."""
     if np.isnan(logits).any():
         raise ValueError(
             "The model returned NaN, so its accuracy is not defined. "

@@ -1,10 +1,9 @@
 """FGSM and PGD by cleverhans, on TensorFlow and PyTorch.
 
-On TensorFlow, cleverhans compiles the gradient once for each function that it attacks,
-in a cache of its module, where every model would stay for good, and fails where the
-gradient is zero because a model rounds its inputs. So its functions run here with
-another meaning of one global name. What this takes for granted of cleverhans is looked
-for first.
+On TensorFlow, cleverhans compiles the gradient once per attacked function, in a cache
+of its module that would keep every model alive forever. It also fails on a model that
+rounds its inputs and so has no gradient. Its functions therefore run here with one
+global name replaced, after a test that cleverhans still uses the names as assumed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from keras_powerlaw.robustness.problem import Problem
 from keras_powerlaw.robustness.programs import frozen
 from keras_powerlaw.support.types import Tensor
 
-# What is attacked, FGSM and PGD, by model.
+# By model: its logits function, FGSM and PGD.
 _ATTACKS: weakref.WeakKeyDictionary[keras.Model, tuple[Callable[..., Any], ...]] = (
     weakref.WeakKeyDictionary()
 )
@@ -51,7 +50,7 @@ def pgd(
     epsilon: float,
     step_size: float,
 ) -> Tensor:
-    """Images after `pgd_steps` steps of at most ε, from the images themselves."""
+    """Images after `pgd_steps` PGD steps within ε, started at the images themselves."""
     logits, _, projected_gradient_descent = _attacks_on(problem.model)
     with frozen(problem.model):
         return projected_gradient_descent(
@@ -62,7 +61,7 @@ def pgd(
             problem.settings.pgd_steps,
             y=_tensor(labels),
             rand_init=False,  # the default differs between the two backends
-            sanity_checks=False,  # they stop at an epsilon above the pixels' range
+            sanity_checks=False,  # they reject an epsilon above the pixel range
             **_limits(problem),
         )
 
@@ -73,7 +72,7 @@ def _limits(problem: Problem) -> dict[str, Any]:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    # cleverhans's TensorFlow attack compiles for NumPy arrays, PyTorch's needs tensors.
+    # The TensorFlow attacks of cleverhans take NumPy arrays, those for PyTorch tensors.
     if keras.backend.backend() == "torch":
         return ops.convert_to_tensor(array)
     return array
@@ -88,7 +87,7 @@ def _attacks_on(model: keras.Model) -> tuple[Callable[..., Any], ...]:
 def _make_attacks(
     model: weakref.ref[keras.Model],
 ) -> tuple[Callable[..., Any], ...]:
-    """The logits of a model, FGSM and PGD: one function each for all calls."""
+    """The logits function of a model, FGSM and PGD, to be reused in every call."""
 
     def logits(images: Tensor) -> Tensor:
         return model()(images, training=False)  # type: ignore[misc]
@@ -101,13 +100,13 @@ def _make_attacks(
     )
     if backend == "torch":  # which compiles nothing
         return logits, fgsm.fast_gradient_method, pgd.projected_gradient_descent
-    return (logits, *_with_a_cache_of_their_own(fgsm, pgd))
+    return (logits, *_with_private_cache(fgsm, pgd))
 
 
-def _with_a_cache_of_their_own(
+def _with_private_cache(
     fgsm: types.ModuleType, pgd: types.ModuleType
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """cleverhans's attacks with a gradient that is compiled for these two alone."""
+    """cleverhans's attacks, with a compiled gradient that only these two share."""
     import tensorflow as tf
 
     _require_known_cleverhans(fgsm, pgd)
@@ -118,7 +117,7 @@ def _with_a_cache_of_their_own(
         model_fn: Any, loss_fn: Any, x: Any, y: Any, targeted: Any
     ) -> Tensor:
         gradient = original(model_fn, loss_fn, x, y, targeted)
-        # Rounded inputs leave no path to the images: their gradient is zero.
+        # A model that rounds its inputs leaves no path to them: the gradient is zero.
         return tf.zeros_like(x) if gradient is None else gradient
 
     fast_gradient_method = _with_globals(
@@ -131,13 +130,13 @@ def _with_a_cache_of_their_own(
 
 
 def _require_known_cleverhans(fgsm: types.ModuleType, pgd: types.ModuleType) -> None:
-    """Raises an `ImportError` unless the names to be replaced are there, and used."""
-    known = (
+    """Raises an `ImportError` unless the names to be replaced exist and are used."""
+    compatible = (
         hasattr(getattr(fgsm, "compute_gradient", None), "python_function")
         and "compute_gradient" in fgsm.fast_gradient_method.__code__.co_names
         and "fast_gradient_method" in pgd.projected_gradient_descent.__code__.co_names
     )
-    if not known:
+    if not compatible:
         raise ImportError(
             "This keras_powerlaw works with cleverhans 4.0.0, and the installed one "
             "computes its gradients in another way: install cleverhans==4.0.0, or a "
@@ -146,7 +145,7 @@ def _require_known_cleverhans(fgsm: types.ModuleType, pgd: types.ModuleType) -> 
 
 
 def _with_globals(function: Any, **names: Any) -> Callable[..., Any]:
-    """The same function, in which these global names mean something else."""
+    """A copy of a function in which these global names have other values."""
     copy = types.FunctionType(
         function.__code__,
         {**function.__globals__, **names},

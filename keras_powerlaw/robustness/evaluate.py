@@ -53,10 +53,10 @@ def evaluate_robustness(
     checkpoint: str | os.PathLike[str] | None = None,
     verbose: Verbose = "auto",
 ) -> RobustnessReport:
-    """Measures a classifier's accuracy under attacks of growing strength.
+    """Measures a classifier's accuracy under attacks of increasing strength.
 
-    For an image `s` with label `y`, cross-entropy loss `L` and model `f`, the attacks
-    of the paper:
+    The attacks of the paper, for an image `s` with label `y`, cross-entropy loss `L`
+    and model `f`:
 
     ```
     fgsm    s + ε sign(∇ₛ L(f(s), y))
@@ -64,11 +64,11 @@ def evaluate_robustness(
     noise   s + ε z,  z standard normal
     ```
 
-    where `Proj` limits every entry of δ to [−ε, ε] and `η` is `pgd_step_size`.
+    where `Proj` clips every entry of δ to [−ε, ε] and `η` is `pgd_step_size`.
     The sign in the PGD step makes it the steepest ascent in the maximum norm,
-    in which ε is measured. Perturbed images are limited to `clip`.
+    in which ε is measured. Perturbed images are clipped to `clip`.
 
-    The strong attacks, with which to doubt the first:
+    The strong attacks, which test the results of the first:
 
     ```
     uniform_noise  uniform in the ball of radius ε
@@ -78,17 +78,17 @@ def evaluate_robustness(
     square         Square, which uses no gradient
     ```
 
-    The last four count an image as broken if any point of the attack's way is
-    misclassified, at ε or a smaller one. They run in this order, each on what those
-    before it left, whatever the order in `attacks`. `report.worst_case` takes the
-    minimum over the attacks image by image, and `report.flags` says in words what
-    speaks against the figures.
+    The last four count an image as broken if any point along the attack's path is
+    misclassified, at ε or a smaller strength. They run in this order, whatever the
+    order in `attacks`, each on the images that those before it did not break.
+    `report.worst_case` takes the minimum over the attacks image by image, and
+    `report.flags` states the reasons, if any, not to trust the results.
 
     The model is called with `training=False`. The attacks need its logits: a
-    softmax at the end of a Sequential or Functional model is left out for the
-    evaluation, and the model is as before afterwards. Where the loss gradient of
-    an image is exactly zero, FGSM and PGD do not move it; a very confident model
-    can look robust for this reason.
+    softmax at the end of a Sequential or Functional model is removed for the
+    evaluation and restored afterwards. Where the loss gradient of an image is
+    exactly zero, FGSM and PGD do not move it; a very confident model can look
+    robust for this reason.
 
     Args:
         model: A built Keras model with one input and one output, the logits of
@@ -96,12 +96,12 @@ def evaluate_robustness(
         x: Images, shape `(M, ...)`, numbers within `clip`.
         y: Integer labels, shape `(M,)`, from 0 to `classes - 1`.
         epsilons: Attack strengths in units of pixel values, shape `(E,)`, at
-            least 0 and strictly increasing: the largest change of a pixel, or with
-            `norm=2` the Euclidean length of the change; for `"noise"` the standard
+            least 0 and strictly increasing: the largest change of a pixel or, with
+            `norm=2`, the Euclidean length of the change; for `"noise"`, the standard
             deviation of a pixel.
-        attacks: Names out of those above, or `"strong"` for all of them. `"fgsm"`
+        attacks: Names from the lists above, or `"strong"` for all of them. `"fgsm"`
             and `"pgd"` need cleverhans, except on the JAX backend; `"autopgd"` and
-            `"square"` the Adversarial Robustness Toolbox. Defaults to
+            `"square"` need the Adversarial Robustness Toolbox. Defaults to
             `("fgsm", "pgd", "noise")`.
         norm: `"inf"`, in which ε is the largest change of a pixel, or 2, the
             Euclidean norm. Defaults to `"inf"`.
@@ -109,20 +109,21 @@ def evaluate_robustness(
         pgd_step_size: Size η of a PGD step in units of pixel values, above 0. It
             is reduced to ε where ε is smaller. Random starts take steps of
             `2.5 * ε / pgd_steps`. Defaults to 0.01.
-        restarts: Starts of each strong attack, at least 1. PGD's first start is the
-            image itself. Defaults to 2.
-        noise_draws: Draws of noise for each image, at least 1. Defaults to 1.
+        restarts: Starts of each strong attack, at least 1. The first start of PGD is
+            the image itself. Defaults to 2.
+        noise_draws: Draws of noise per image, at least 1. Defaults to 1.
         clip: Smallest and largest pixel value, or None for no limits. Defaults to
             `(0.0, 1.0)`.
         batch_size: Images per batch, at least 1. Defaults to 500.
-        seed: Seed of the noise and of the random starts, at least 0. A draw of
-            noise serves all strengths. Defaults to 0.
-        checks: Whether to measure what the flags need beside the results: on the
-            first 500 images, the model's outputs, their gradients, and PGD with
-            twice the steps and at an ε that reaches every image. Defaults to True.
-        checkpoint: Path of a JSON file to keep finished results in: an evaluation
-            that was interrupted goes on from there, and a finished one is read.
-            Defaults to None: nothing is written.
+        seed: Seed of the noise and of the random starts, at least 0. All strengths
+            share the same draws of noise. Defaults to 0.
+        checks: Whether to measure the figures that the flags need besides the
+            results: on the first 500 images, the model's outputs, their gradients,
+            and PGD with twice the steps and at an ε that allows every image to
+            become the same. Defaults to True.
+        checkpoint: Path of a JSON file for finished results. An interrupted
+            evaluation resumes from it, and a finished one is read from it. Defaults
+            to None: nothing is written.
         verbose: `"auto"` shows progress when the evaluation is slow, 0 never, 1
             always. Defaults to `"auto"`.
 
@@ -132,7 +133,7 @@ def evaluate_robustness(
     Raises:
         ValueError: If an argument is invalid, the model returns probabilities
             or NaN, or `checkpoint` holds another evaluation.
-        ImportError: If an attack is asked for without the package it needs.
+        ImportError: If the package that an attack needs is missing.
 
     Example:
 
@@ -202,7 +203,7 @@ def _run_attacks(
     checkpoint: Checkpoint,
     progress: Progress,
 ) -> None:
-    """Adds to `results` what is missing: attack by attack, strength by strength."""
+    """Adds the missing results to `results`, attack by attack, strength by strength."""
     count = len(problem.images)
     attacks = [attack for attack in ATTACKS if attack.name in results.correct]
     batches = math.ceil(count / problem.settings.batch_size)
@@ -223,8 +224,8 @@ def _run_attacks(
                 if epsilon == 0.0:
                     correct[:] = results.clean
                 else:
-                    left = _images_left(attack, row, results)
-                    correct[:, left] = attack.run(problem, epsilon, left, report)
+                    indices = _images_to_attack(attack, row, results)
+                    correct[:, indices] = attack.run(problem, epsilon, indices, report)
                 results.add(attack, correct)
                 checkpoint.write(results)
             done += batches
@@ -233,18 +234,18 @@ def _run_attacks(
     checkpoint.write(results)
 
 
-def _images_left(attack: Attack, row: int, results: Results) -> Indices:
-    """The images for an attack at the strength of some row: most attack all."""
-    left = np.array(results.clean)
+def _images_to_attack(attack: Attack, row: int, results: Results) -> Indices:
+    """The images for `attack` at the strength with index `row`; for most, all."""
+    unbroken = np.array(results.clean)
     if not attack.follows_up:
-        left[:] = True
-        return np.flatnonzero(left)
+        unbroken[:] = True
+        return np.flatnonzero(unbroken)
     for other in ATTACKS[: ATTACKS.index(attack)]:
         if other.follows_up and other.name in results.correct:
-            left &= results.correct[other.name][row]
-    if row:  # what broke at a smaller strength is broken
-        left &= results.correct[attack.name][row - 1]
-    return np.flatnonzero(left)
+            unbroken &= results.correct[other.name][row]
+    if row:  # an image broken at a smaller strength counts as broken
+        unbroken &= results.correct[attack.name][row - 1]
+    return np.flatnonzero(unbroken)
 
 
 def _warn_if_out_of_reach(settings: Settings, epsilon: float) -> None:

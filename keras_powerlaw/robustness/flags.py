@@ -1,7 +1,7 @@
-"""Signs that a robustness figure is not to be trusted, in words.
+"""Reasons not to trust a robustness figure, in words.
 
-They are read off a report, without Keras: from the results of the attacks, and from
-what `checks.py` measured during the evaluation.
+They follow from a report, without Keras: from the results of the attacks, and from the
+checks that `checks.py` measured during the evaluation.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from numpy.typing import NDArray
 
 from keras_powerlaw.robustness.attacks.table import ATTACKS, STRONG_ATTACKS
 
-# Differences in accuracy below these shares, or of fewer than three images, are chance:
-# that of an attack beaten by a weaker one (as in AutoAttack), the others, and that of
-# the paper's PGD from stronger attacks, which always find a little more.
-BEATEN = 0.002
-CHANGED = 0.01
-OVERSTATED = 0.02
+# Differences in accuracy below these shares, or of fewer than three images, count as
+# chance.
+BEATEN = 0.002  # a weaker attack beats a stronger one; the limit is AutoAttack's
+CHANGED = 0.01  # all other differences
+OVERSTATED = 0.02  # stronger attacks beat the paper's PGD, as they always do slightly
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One finding: what was seen, with its figure, and what to do about it.
+    """One reason not to trust a report: a finding, its figure, and advice.
 
     Attributes:
         name: Short name of the finding.
         value: Its figure: a share of the images from 0 to 1, except for
-            `"outputs change"` and `"batch dependence"`, where it is the largest
+            `"outputs change"` and `"batch dependence"`, for which it is the largest
             difference in standard deviations of the outputs.
         finding: The finding in words.
         advice: What to do.
@@ -57,7 +56,7 @@ def find_flags(
     accuracy: Mapping[str, NDArray[np.float64]],
     checks: Mapping[str, Any],
 ) -> list[Flag]:
-    """The flags that results and measured figures of an evaluation raise."""
+    """The flags that the results and checks of an evaluation raise."""
     count, clean = clean_correct.size, float(clean_correct.mean())
     return [
         *_rising(epsilons, clean, accuracy, least_share(CHANGED, count)),
@@ -101,16 +100,16 @@ def _beaten(
     ]
     if "pgd" not in correct and not strong:
         return
-    # The last of the strong attacks counts what those before it broke.
+    # The last strong attack also counts the images that those before it broke.
     reference = "pgd" if "pgd" in correct else strong[-1]
     for attack in ATTACKS:
         name = attack.name
         if attack.iterative or name not in correct:
             continue
-        if attack.follows_up:  # image by image, and against all that it ran after
+        if attack.follows_up:  # image by image, against all attacks before it
             against = strong[-1] if strong else "pgd"
-            left = np.logical_and.accumulate(correct[against], axis=0)
-            gaps = (left & ~correct[name]).mean(axis=1)
+            unbroken = np.logical_and.accumulate(correct[against], axis=0)
+            gaps = (unbroken & ~correct[name]).mean(axis=1)
             finding = "{name} breaks {share} of the images, which {against} leaves."
         else:
             against = reference
@@ -138,8 +137,8 @@ def _overstated(
     strong = [rows for name, rows in correct.items() if name in STRONG_ATTACKS]
     if "pgd" not in correct or not strong:
         return
-    left = np.logical_and.reduce([correct["pgd"], *strong])
-    gaps = (correct["pgd"] & ~left).mean(axis=1)
+    unbroken = np.logical_and.reduce([correct["pgd"], *strong])
+    gaps = (correct["pgd"] & ~unbroken).mean(axis=1)
     at = int(gaps.argmax())
     if gaps[at] >= least:
         yield Flag(

@@ -1,4 +1,4 @@
-"""Validation of what `evaluate_robustness` is given."""
+"""Validation of the arguments of `evaluate_robustness`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def validate_images(
         raise invalid_value(
             "x", "images of shape (M, ...), M > 0", f"shape {images.shape}"
         )
-    # NaN and infinity show in the extremes, which take no memory.
+    # NaN and infinity show up in the extremes, which need no extra memory.
     if not np.isfinite([images.min(), images.max()]).all():
         raise invalid_value("x", "finite numbers", "an array with NaN or infinity")
     if getattr(model, "inputs", None):
@@ -145,15 +145,15 @@ def validate_epsilons(epsilons: Any) -> list[float]:
 
 
 def validate_attacks(attacks: Any) -> tuple[str, ...]:
-    known = tuple(BY_NAME)
+    available = tuple(BY_NAME)
     if isinstance(attacks, str):
-        names = known if attacks == "strong" else ()
+        names = available if attacks == "strong" else ()
     else:
         names = tuple(attacks)
-    if not names or not set(names) <= set(known) or len(set(names)) < len(names):
+    if not names or not set(names) <= set(available) or len(set(names)) < len(names):
         raise invalid_value(
             "attacks",
-            f'a sequence of different names out of {known}, or "strong" for all',
+            f'a sequence of different names out of {available}, or "strong" for all',
             attacks,
         )
     return names

@@ -1,4 +1,4 @@
-"""The logits of a model, which end in a softmax or not."""
+"""The logits of a model, which may end in a softmax."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from keras_powerlaw.support.arguments import invalid_value
 
-# The models without their last softmax that were evaluated, by model.
+# By model: the same without its final softmax layer.
 _LOGITS: weakref.WeakKeyDictionary[keras.Model, keras.Model] = (
     weakref.WeakKeyDictionary()
 )
@@ -22,10 +22,10 @@ _LOGITS: weakref.WeakKeyDictionary[keras.Model, keras.Model] = (
 
 @contextlib.contextmanager
 def without_softmax(model: keras.Model) -> Iterator[keras.Model]:
-    """Yields a model that returns the logits of `model`, which it then restores."""
+    """Yields a model that returns the logits of `model`; `model` is restored after."""
     layer = _output_layer(model)
     if isinstance(layer, keras.layers.Softmax) and layer.output is model.outputs[0]:
-        if model not in _LOGITS:  # one model for all calls, as for its programs
+        if model not in _LOGITS:  # kept for all calls, as are its compiled programs
             _LOGITS[model] = keras.Model(model.inputs[0], layer.input)
         yield _LOGITS[model]
     elif getattr(layer, "activation", None) is keras.activations.softmax:
@@ -39,11 +39,11 @@ def without_softmax(model: keras.Model) -> Iterator[keras.Model]:
 
 
 def _output_layer(model: keras.Model) -> Any:
-    """Returns the layer that makes the output of `model` and nothing else."""
+    """Returns the layer whose only use is to produce the output of `model`."""
     if isinstance(model, keras.Sequential):
         return model.layers[-1]
     if isinstance(model, keras.Function):
-        # Ordered by depth: a layer also used further up does not come last.
+        # They are ordered by depth: a layer that is also used earlier is not the last.
         return model.operations[-1]
     return None
 

@@ -1,4 +1,4 @@
-"""The losses that attacks raise, and their gradients by the images."""
+"""The losses that attacks maximize, and their gradients with respect to the images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras import ops
 from keras_powerlaw.support.gradients import vjp
 from keras_powerlaw.support.types import Tensor
 
-# From logits and labels to a value for each example.
+# Maps logits and labels to one value per example.
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -19,10 +19,10 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def logit_ratio(logits: Tensor, labels: Tensor) -> Tensor:
-    """The DLR loss of each example, which a scaling of the logits leaves alone.
+    """The DLR loss of each example, which does not depend on the scale of the logits.
 
-    `−(z_y − max_{i≠y} z_i) / (z_π1 − z_π3)`, with π the order of the logits from the
-    largest; without a third class, without the denominator.
+    `−(z_y − max_{i≠y} z_i) / (z_π1 − z_π3)`, where π sorts the logits from the largest
+    down. With only two classes, there is no denominator.
 
     Reference:
         Croce & Hein (2020), equation (6).
@@ -44,7 +44,7 @@ LOSSES: dict[str, Loss] = {"ce": cross_entropy, "dlr": logit_ratio}
 def logits_and_gradient(
     forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, loss: Loss
 ) -> tuple[Tensor, Tensor]:
-    """Logits of `images`, and the gradient of each example's loss by its image."""
+    """Logits of `images`, and the gradient of each loss with respect to its image."""
 
     def losses_and_logits(images: Tensor) -> tuple[Tensor, Tensor]:
         logits = forward(images)

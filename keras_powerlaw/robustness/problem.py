@@ -1,4 +1,4 @@
-"""What is attacked, and by which rules: handed to every attack as one object."""
+"""The attacked model, its images and the settings, as the one object attacks get."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `evaluate_robustness` that shape what attacks do.
+    """The options of `evaluate_robustness` that affect the attacks.
 
     Attributes:
         norm: Infinity or 2.
-        pgd_steps: Steps of PGD.
-        pgd_step_size: Their size, in units of pixel values.
+        pgd_steps: Number of PGD steps.
+        pgd_step_size: Size of a PGD step, in units of pixel values.
         restarts: Starts of each strong attack.
-        noise_draws: Draws of noise for each image.
+        noise_draws: Draws of noise per image.
         clip: Smallest and largest pixel value, or None.
         batch_size: Images per batch.
-        seed: Seed of the noise and of random starts.
+        seed: Seed of the noise and of the random starts.
     """
 
     norm: float
@@ -44,7 +44,7 @@ class Settings:
         return self.clip or (-np.inf, np.inf)
 
     def reported(self) -> dict[str, Any]:
-        """Those that shape the result, as a report keeps them in JSON."""
+        """The settings that affect the results, as a report stores them in JSON."""
         return {
             "norm": "inf" if self.norm == np.inf else 2,
             "pgd_steps": self.pgd_steps,
@@ -74,11 +74,11 @@ class Problem:
 
     @property
     def indices(self) -> Indices:
-        """Those of all images."""
+        """The indices of all images."""
         return np.arange(len(self.images))
 
     def batches(self, indices: Indices) -> Iterator[Indices]:
-        """The indices, `batch_size` of them at a time."""
+        """Yields `indices` in batches of `batch_size`."""
         size = self.settings.batch_size
         for start in range(0, len(indices), size):
             yield indices[start : start + size]

@@ -1,4 +1,4 @@
-"""Compiled programs of a model, on each Keras backend: compiled once for each model."""
+"""Compiled programs of a model, on each Keras backend; compiled once per model."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from keras import ops
 
 from keras_powerlaw.support.types import Tensor
 
-# From NumPy arrays to NumPy arrays.
+# Maps NumPy arrays to NumPy arrays.
 Program = Callable[..., Any]
 
-# Programs by model, and then by what they compute. A program must not hold its model,
-# which would keep both forever; its own graph holds the weights while the model lives.
+# Programs by model, and then by key. A program must not refer to its model, which would
+# keep both alive forever; its graph holds the weights as long as the model lives.
 _PROGRAMS: weakref.WeakKeyDictionary[keras.Model, dict[Any, Program]] = (
     weakref.WeakKeyDictionary()
 )
 
 
 def compiled(model: keras.Model, key: Any, function: Callable[..., Any]) -> Program:
-    """A program of `model`: NumPy arrays in, NumPy arrays out.
+    """A program of `model`, which maps NumPy arrays to NumPy arrays.
 
     Args:
         model: A model that returns logits. Its weights may change between calls.
-        key: Names `function`. The second call with this key and model returns the
-            program of the first, which is compiled once per shape of its arguments.
-        function: `function(forward, *arrays)`, from tensors to a tensor or a tuple of
-            tensors, where `forward` are the logits of a batch as float32. Arguments
-            with dimensions have the batch first, the others are scalars.
+        key: Identifies `function`. Later calls with the same key and model return the
+            first program, which is compiled once per shape of its arguments.
+        function: `function(forward, *arrays)`, which maps tensors to a tensor or a
+            tuple of tensors. `forward` maps a batch of images to logits in float32.
+            Arguments with dimensions have the batch first; the others are scalars.
     """
     programs = _PROGRAMS.setdefault(model, {})
     if key not in programs:
@@ -42,7 +42,7 @@ def compiled(model: keras.Model, key: Any, function: Callable[..., Any]) -> Prog
 
 
 def compiled_logits(model: keras.Model) -> Program:
-    """The program from a batch of images to their logits."""
+    """The program that maps a batch of images to their logits."""
     return compiled(model, "logits", lambda forward, images: forward(images))
 
 
@@ -57,7 +57,7 @@ def _tensorflow(model: Any, function: Callable[..., Any]) -> Program:
 
     def program(*arrays: Any) -> Any:
         tensors = [tf.convert_to_tensor(array) for array in arrays]
-        # Any batch size: examples leave the batch, and nothing is compiled again.
+        # For any batch size, to avoid recompiling when examples leave the batch.
         signature = tuple(
             tf.TensorSpec([None, *t.shape[1:]] if t.shape.rank else [], t.dtype)
             for t in tensors
@@ -79,8 +79,8 @@ def _jax(model: Any, function: Callable[..., Any]) -> Program:
 
     @jax.jit  # type: ignore[untyped-decorator]
     def stateless(values: Any, *tensors: Tensor) -> Any:
-        # Arguments of the program: as constants of it, the weights would stay as
-        # they are at its first call.
+        # The weights are arguments of the program. As constants, they would keep the
+        # values of its first call.
         scope = keras.StatelessScope(
             list(zip(_variables(model()), values, strict=True))
         )
@@ -89,7 +89,7 @@ def _jax(model: Any, function: Callable[..., Any]) -> Program:
 
     def program(*arrays: Any) -> Any:
         [count] = {len(array) for array in arrays if jnp.ndim(array)}
-        # Few batch sizes, since JAX compiles for each: powers of two.
+        # Padded to a power of two, since JAX compiles once per batch size.
         padded = 1 << (count - 1).bit_length()
         tensors = [
             jnp.pad(
@@ -127,7 +127,7 @@ def _torch(model: Any, function: Callable[..., Any]) -> Program:
 
 @contextlib.contextmanager
 def frozen(model: keras.Model) -> Iterator[None]:
-    """Within this context, PyTorch does not add to the gradients of the weights."""
+    """Keeps PyTorch from accumulating gradients of the weights within this context."""
     if keras.backend.backend() != "torch":
         yield
         return

@@ -1,4 +1,4 @@
-"""What an evaluation of robustness found: read and written without Keras."""
+"""The report of a robustness evaluation, read and written without Keras."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from keras_powerlaw.support.arguments import invalid_value
 class RobustnessReport:
     """Which images a model classifies correctly under each attack and strength.
 
-    `str(report)` is a table of the accuracies, and the flags. Two reports are equal
-    when they hold the same results and settings.
+    `str(report)` is a table of the accuracies, followed by the flags. Two reports are
+    equal if they hold the same results and settings.
 
     Attributes:
         epsilons: The E attack strengths, in units of pixel values. Shape `(E,)`,
@@ -28,15 +28,15 @@ class RobustnessReport:
         clean_correct: Whether each unperturbed image is classified correctly.
             Shape `(M,)`, bool.
         correct: The same for each attack, strength and image: attack name to
-            array of shape `(E, M)`, bool. Of several draws of noise, whether the
-            image is classified correctly in every one. Of a strong attack, whether
-            neither it nor those that ran before it broke the image, at this strength
+            array of shape `(E, M)`, bool. With several draws of noise, whether the
+            image is classified correctly in every one. For a strong attack, whether
+            neither it nor the strong ones before it broke the image, at this strength
             or a smaller one.
-        settings: The options of `evaluate_robustness` that shape the result, by
-            the names of its arguments.
-        draw_accuracy: Where there are several draws of noise, D of them, the accuracy
-            in each: name of the noise to array of shape `(D, E)`, float64.
-        checks: The figures that were measured for the flags.
+        settings: The options of `evaluate_robustness` that affect the results, by
+            argument name.
+        draw_accuracy: With several draws of noise, D of them, the accuracy in each:
+            attack name to array of shape `(D, E)`, float64.
+        checks: The figures measured for the flags.
 
     Example:
 
@@ -70,7 +70,7 @@ class RobustnessReport:
     def accuracy(self) -> dict[str, NDArray[np.float64]]:
         """Fraction classified correctly: attack name to array of shape `(E,)`.
 
-        Of several draws of noise, the mean over the draws.
+        With several draws of noise, the mean over the draws.
         """
         return {
             name: self.draw_accuracy[name].mean(axis=0)
@@ -83,8 +83,9 @@ class RobustnessReport:
     def worst_case(self) -> NDArray[np.bool_]:
         """Whether each image withstands every attack up to each strength: `(E, M)`.
 
-        An image broken at a smaller strength is broken at a larger one, whose ball
-        contains the first. Gaussian noise is left out: no ball contains it.
+        An image broken at a smaller strength is broken at every larger one, whose ball
+        contains the smaller ball. Gaussian noise is left out, since no ball contains
+        it.
         """
         rows = [self.clean_correct[np.newaxis] & np.ones((len(self.epsilons), 1), bool)]
         rows += [correct for name, correct in self.correct.items() if _is_bounded(name)]
@@ -98,10 +99,11 @@ class RobustnessReport:
 
     @property
     def flags(self) -> list[Flag]:
-        """Signs that the figures are not to be trusted, as `Flag`s."""
+        """Reasons not to trust the figures, as a list of `Flag` objects."""
         correct = self.correct
         if self.settings.get("norm") == 2:
-            # The standard deviation of a pixel is no length of the whole change.
+            # Gaussian noise is left out: its ε is the standard deviation of a pixel,
+            # not the length of the whole change.
             correct = {
                 name: rows for name, rows in correct.items() if _is_bounded(name)
             }
@@ -110,7 +112,7 @@ class RobustnessReport:
         )
 
     def to_json(self) -> str:
-        """Returns the report as JSON text, one character per image and result."""
+        """Returns the report as JSON text, with one character per image and result."""
         return json.dumps(to_state(self))
 
     @classmethod
@@ -171,7 +173,7 @@ class RobustnessReport:
 
 
 def table_columns(report: RobustnessReport) -> dict[str, NDArray[np.float64]]:
-    """The accuracies that a table of the report shows, by the title of the column."""
+    """The accuracies in the table of a report, by column title."""
     curves = report.accuracy
     if curves.keys() & set(STRONG_ATTACKS):
         curves["worst case"] = report.worst_case_accuracy
@@ -179,7 +181,7 @@ def table_columns(report: RobustnessReport) -> dict[str, NDArray[np.float64]]:
 
 
 def to_state(report: RobustnessReport) -> dict[str, Any]:
-    """A report, finished or not, as JSON has it."""
+    """A report, finished or not, as the JSON object that `to_json` writes."""
     state = {
         "epsilons": report.epsilons.tolist(),
         "clean_correct": to_bits(report.clean_correct),

@@ -1,4 +1,4 @@
-"""The results of an evaluation under way."""
+"""The results of an evaluation in progress."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from keras_powerlaw.robustness.report import RobustnessReport
 
 
 class Results:
-    """What is finished, attack by attack and strength by strength.
+    """The finished results, attack by attack and strength by strength.
 
     Args:
-        names: The attacks that were asked for.
+        names: Names of the requested attacks.
 
     Attributes:
-        clean: Which unperturbed images are classified correctly, or None.
-        correct: The same under each attack: a row for each finished strength.
-        draw_accuracy: The accuracy in each of several draws: likewise.
-        checks: The figures that were measured for the flags.
+        clean: Which unperturbed images are classified correctly, or None if not yet
+            measured.
+        correct: The same under each attack: one row per finished strength.
+        draw_accuracy: With several draws of noise, the accuracy in each: likewise.
+        checks: The figures measured for the flags.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -33,7 +34,7 @@ class Results:
         self.checks: dict[str, Any] = {}
 
     def has(self, attack: Attack, row: int) -> bool:
-        """Whether an attack is finished at the strength of some row."""
+        """Whether an attack is finished at the strength with index `row`."""
         return row < len(self.correct[attack.name])
 
     def add(self, attack: Attack, correct: NDArray[np.bool_]) -> None:
@@ -45,7 +46,7 @@ class Results:
             accuracies.append(correct.mean(axis=1).tolist())
 
     def report(self, epsilons: Sequence[float], settings: Settings) -> RobustnessReport:
-        """The report of what is finished."""
+        """The report of the finished results."""
         return RobustnessReport(
             epsilons=np.array(epsilons, dtype=np.float64),
             clean_correct=np.array(self.clean),

@@ -17,14 +17,14 @@ from keras_powerlaw.support.arguments import invalid_value
 class RobustnessSummary:
     """Mean and standard deviation of the accuracies in several reports.
 
-    `str(summary)` is a table as text, `summary.to_markdown()` one in Markdown.
+    `str(summary)` is a table as plain text, `summary.to_markdown()` one in Markdown.
 
     Attributes:
         epsilons: The E attack strengths. Shape `(E,)`, float64.
         count: Number of reports.
         clean: Mean and sample standard deviation of the clean accuracy.
-        mean: Mean accuracy: attack name to array of shape `(E,)`; `"worst case"` is
-            the worst case over the attacks, where strong ones were run.
+        mean: Mean accuracy: attack name to array of shape `(E,)`. If strong attacks
+            were run, `"worst case"` is the worst case over the attacks.
         std: Sample standard deviation (divisor: count − 1), by the same names.
     """
 
@@ -39,7 +39,7 @@ class RobustnessSummary:
         return "\n".join([title, *text_table(self.epsilons, self._columns())])
 
     def to_markdown(self) -> str:
-        """Returns the table in Markdown: a row for each epsilon."""
+        """Returns the table in Markdown, with one row per epsilon."""
         return markdown_table(self.epsilons, self._columns())
 
     def _columns(self) -> dict[str, list[str]]:
@@ -60,11 +60,11 @@ class RobustnessSummary:
 def combine_reports(reports: Sequence[RobustnessReport]) -> RobustnessSummary:
     """Combines the reports of several seeds into mean ± standard deviation.
 
-    For the figure, give the reports themselves to `plot_robustness`.
+    For a figure, pass the reports themselves to `plot_robustness`.
 
     Args:
         reports: At least two reports with the same epsilons, attacks and settings,
-            but for the seed.
+            except for the seed.
 
     Returns:
         A `RobustnessSummary`.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def text_table(
     epsilons: NDArray[np.float64], columns: Mapping[str, list[str]]
 ) -> list[str]:
-    """Lines of a table: the header, the row of clean images, one for each epsilon."""
+    """Lines of a table: header, row of the clean images, one row per epsilon."""
     labels = ["   epsilon", "     clean", *(f"{epsilon:>10g}" for epsilon in epsilons)]
     for name, cells in columns.items():
         width = max(8, *(len(cell) + 3 for cell in (name, *cells)))
@@ -25,7 +25,7 @@ def text_table(
 def markdown_table(
     epsilons: NDArray[np.float64], columns: Mapping[str, Sequence[str]]
 ) -> str:
-    """The same in Markdown."""
+    """The same table in Markdown."""
     rows = [["ε", *columns], ["---"] * (len(columns) + 1)]
     labels = ["clean", *(f"{epsilon:g}" for epsilon in epsilons)]
     rows += [list(row) for row in zip(labels, *columns.values(), strict=True)]

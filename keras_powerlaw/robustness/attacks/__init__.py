@@ -1,1 +1,1 @@
-"""The attacks: one file for each kind, and one row for each in `table.py`."""
+"""The attacks: one file per kind, and one row per attack in `table.py`."""

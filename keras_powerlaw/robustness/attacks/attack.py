@@ -1,4 +1,4 @@
-"""What an attack is, and what it needs."""
+"""The description of an attack and of its requirements."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Requirement:
     """A package that an attack needs.
 
     Attributes:
-        module: What is imported.
-        title: What people call it.
-        extra: The extra of `setup.py` that installs it.
-        unless_on: A Keras backend on which the attack does without, or None.
+        module: The module to import.
+        title: The name of the package in error messages.
+        extra: The extra in `setup.py` that installs it.
+        unless_on: A Keras backend on which the attack does not need it, or None.
     """
 
     module: str
@@ -37,24 +37,24 @@ class Attack:
         run(problem, epsilon, indices, progress)
 
     of a `Problem`, the strength ε > 0, the indices of the images to attack, and a
-    function to report progress to, from 0 to 1. It returns which of these images are
-    classified correctly still, bool of shape `(len(indices),)`, or
-    `(draws, len(indices))` if it draws several times for each image.
+    function that is called with the fraction of the work done. It returns which of
+    these images are still classified correctly: bool, of shape `(len(indices),)`, or
+    `(draws, len(indices))` if it draws several times per image.
 
     Attributes:
-        name: What users call it, and reports in JSON.
-        title: What figures call it.
-        function: `"module:function"` in this folder. It is imported when it runs, so
-            that reports are read without Keras.
+        name: Its name in arguments and in JSON.
+        title: Its name in figures.
+        function: `"module:function"` in this folder, imported only when the attack
+            runs, so that reports can be read without Keras.
         white_box: Whether it uses the gradient of the model.
-        iterative: Whether it is the better for more steps along the gradient.
-        follows_up: Whether it attacks only the images that those with this mark, above
-            it in the table, have left, and counts what these broke as broken.
-        random: Whether it draws `noise_draws` times for each image.
+        iterative: Whether more steps along the gradient make it stronger.
+        follows_up: Whether it attacks only the images that the `follows_up` attacks
+            above it in the table did not break, and counts those they broke as broken.
+        random: Whether it draws `noise_draws` times per image.
         bounded: Whether a perturbation stays in the ball of radius ε.
         requires: The package that it needs, or None.
-        precondition: `"module:function"`, a function of the shape of the images and the
-            settings that raises a `ValueError` where the attack cannot work, or None.
+        precondition: `"module:function"`, called with the shape of the images and the
+            settings, which raises a `ValueError` if the attack cannot work; or None.
     """
 
     name: str
@@ -74,16 +74,16 @@ class Attack:
         return _resolve(self.function)
 
     def prepare(self, shape: tuple[int, ...], settings: Settings, backend: str) -> None:
-        """Raises, before anything is computed, where the attack cannot run.
+        """Raises an error, before anything is computed, if the attack cannot run.
 
         Args:
-            shape: Of the images, `(M, …)`.
+            shape: Shape of the images, `(M, …)`.
             settings: The settings.
             backend: The Keras backend.
 
         Raises:
-            ImportError: If a package is missing.
-            ValueError: If the images do not suit the attack.
+            ImportError: If the package that it needs is missing.
+            ValueError: If the attack cannot work on the images.
         """
         if self.requires is not None and self.requires.unless_on != backend:
             try:

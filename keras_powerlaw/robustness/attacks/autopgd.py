@@ -1,4 +1,4 @@
-"""AutoPGD (Croce & Hein, 2020), by the Adversarial Robustness Toolbox."""
+"""AutoPGD (Croce & Hein, 2020), from the Adversarial Robustness Toolbox."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_powerlaw.robustness.losses import LOSSES
 from keras_powerlaw.robustness.problem import Indices, Problem
 from keras_powerlaw.support.types import ReportProgress
 
-STEPS = 100  # those of AutoAttack
+STEPS = 100  # as in AutoAttack
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
 def broken_by_autopgd(
     problem: Problem, loss: str, epsilon: float, restart: int, indices: Indices
 ) -> NDArray[np.bool_]:
-    """AutoPGD on one batch: which images any point on the way gets misclassified."""
+    """AutoPGD on one batch: which images are misclassified at any point on its path."""
     from art.attacks.evasion.auto_projected_gradient_descent import (
         AutoProjectedGradientDescent,
     )

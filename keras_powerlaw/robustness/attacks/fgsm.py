@@ -1,4 +1,4 @@
-"""The fast gradient sign method, as the paper has it."""
+"""The fast gradient sign method, as in the paper."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def run(
 
 
 def perturb(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
-    """s + ε sign(∇ₛ L(f(s), y)), within the limits of the pixels.
+    """s + ε sign(∇ₛ L(f(s), y)), clipped to the pixel range.
 
-    On TensorFlow and PyTorch by cleverhans, which does not run with current JAX.
+    On TensorFlow and PyTorch, this uses cleverhans, which does not run on current JAX.
 
     Reference:
         Nassar et al. (2020), equation (6).
@@ -36,6 +36,6 @@ def perturb(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
 
 
 def one_step(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
-    """The same written out."""
+    """The same without cleverhans."""
     images, labels = problem.images[indices], problem.labels[indices]
     return take_step(problem, images, images, labels, epsilon, size=epsilon)

@@ -1,4 +1,4 @@
-"""Noise: Gaussian, as the paper has it, and uniform in the ball of radius ε."""
+"""Noise: Gaussian, as in the paper, and uniform in the ball of radius ε."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
 from keras_powerlaw.robustness.problem import Indices, Problem
 from keras_powerlaw.support.types import ReportProgress
 
-# From the indices of a batch to noise of strength 1.
+# Maps the indices of a batch to noise of strength 1.
 Draw = Callable[[Indices], NDArray[np.float32]]
 
 
@@ -20,8 +20,8 @@ def gaussian(
     problem: Problem, epsilon: float, indices: Indices, progress: ReportProgress
 ) -> NDArray[np.bool_]:
     def draw(number: int) -> Draw:
-        # One stream for all images, drawn anew for each strength: nothing is kept, and
-        # the batch size changes nothing.
+        # One stream for all images, restarted at each strength, so that no noise is
+        # stored and the result does not depend on the batch size.
         seed = problem.settings.seed
         rng = np.random.default_rng([seed, number] if number else seed)
         shape = problem.images.shape[1:]
@@ -54,7 +54,7 @@ def _under_draws(
 
         def perturb(batch: Indices, noise: Draw = noise) -> NDArray[np.float32]:
             noisy = problem.images[batch] + epsilon * noise(batch)
-            # Without a clip the limits are infinite.
+            # Without `clip`, the limits are infinite.
             return np.clip(noisy, *problem.settings.limits)
 
         def report(fraction: float, number: int = number) -> None:

@@ -1,4 +1,4 @@
-"""Projected gradient descent, as the paper has it: from the image, for a last point."""
+"""Projected gradient descent, as in the paper: from the image, judged by its end."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def run(
 
 
 def perturb(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
-    """The end of δ ← Proj(δ + η sign(∇_δ L(f(s + δ), y))), from δ = 0.
+    """s + δ after the last δ ← Proj(δ + η sign(∇_δ L(f(s + δ), y))), from δ = 0.
 
-    On TensorFlow and PyTorch by cleverhans, which does not run with current JAX.
+    On TensorFlow and PyTorch, this uses cleverhans, which does not run on current JAX.
 
     Reference:
         Nassar et al. (2020), equations (7) and (8).
@@ -32,13 +32,13 @@ def perturb(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
     if keras.backend.backend() == "jax":
         return step_by_step(problem, epsilon, indices)
     images, labels = problem.images[indices], problem.labels[indices]
-    # cleverhans refuses a step larger than ε.
+    # cleverhans rejects a step larger than ε.
     size = min(problem.settings.pgd_step_size, epsilon)
     return cleverhans_attacks.pgd(problem, images, labels, epsilon, size)
 
 
 def step_by_step(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
-    """The same written out."""
+    """The same without cleverhans."""
     images, labels = problem.images[indices], problem.labels[indices]
     size = min(problem.settings.pgd_step_size, epsilon)
     points = images

@@ -1,6 +1,6 @@
-"""PGD that is harder to withstand: from several starts, and on two losses.
+"""A stronger PGD: from several starts, and on two losses.
 
-An image counts as broken if any point on the way is misclassified.
+An image counts as broken if any point on a path is misclassified.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from keras_powerlaw.robustness.problem import Indices, Problem
 from keras_powerlaw.robustness.programs import compiled
 from keras_powerlaw.support.types import ReportProgress, Tensor
 
-# After so many steps, broken images are taken out of the batch.
+# Number of steps after which broken images are removed from the batch.
 STEPS_BETWEEN_LOOKS = 5
 
 
@@ -49,7 +49,7 @@ def _run(
     steps = problem.settings.pgd_steps
     starts = []
     for restart in range(problem.settings.restarts):
-        # The paper's steps first; then longer ones, from elsewhere in the ball.
+        # The paper's steps from the image, steps in proportion to ε from random starts.
         size = problem.settings.pgd_step_size if restart == 0 else 2.5 * epsilon / steps
         starts.append(
             functools.partial(
@@ -69,9 +69,9 @@ def broken_by_pgd(
     *,
     restart: int = 0,
 ) -> NDArray[np.bool_]:
-    """PGD on one batch: which images are misclassified at any point on their way.
+    """PGD on one batch: which images are misclassified at any point on their path.
 
-    Start 0 is the image, the others are uniform in the ball.
+    Restart 0 starts at the image, the others at a point drawn uniformly from the ball.
     """
     low, high = problem.settings.limits
     norm = problem.settings.norm
@@ -89,7 +89,7 @@ def broken_by_pgd(
     broken = np.zeros(len(indices), dtype=bool)
     active = np.arange(len(indices))
     for done in range(0, steps, STEPS_BETWEEN_LOOKS):
-        points, fell = program(
+        points, newly_broken = program(
             points,
             np.zeros(len(active), dtype=bool),
             images[active],
@@ -100,8 +100,8 @@ def broken_by_pgd(
             np.float32(high),
             np.int32(min(STEPS_BETWEEN_LOOKS, steps - done)),
         )
-        broken[active[fell]] = True
-        points, active = points[~fell], active[~fell]
+        broken[active[newly_broken]] = True
+        points, active = points[~newly_broken], active[~newly_broken]
         if not len(active):
             return broken
     broken[active] = ~is_correct(problem, points, indices[active])
@@ -122,14 +122,14 @@ def _take_steps(
     high: Tensor,
     steps: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """So many PGD steps; a misclassified point stays where it is."""
+    """Takes `steps` PGD steps, in which a misclassified point no longer moves."""
     labels = ops.cast(labels, "int32")
 
     def step(_: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         points, broken = state
         logits, gradient = logits_and_gradient(forward, points, labels, loss)
         missed = ops.cast(ops.argmax(logits, axis=-1), "int32") != labels
-        # NaN is not an answer: the point goes on, to an error at the end.
+        # NaN does not count as misclassified; it raises an error at the end.
         defined = ops.logical_not(ops.any(ops.isnan(logits), axis=-1))
         broken = ops.logical_or(broken, ops.logical_and(missed, defined))
         moved = projected_step(

@@ -1,4 +1,4 @@
-"""Square (Andriushchenko et al., 2020), by the Adversarial Robustness Toolbox.
+"""Square (Andriushchenko et al., 2020), from the Adversarial Robustness Toolbox.
 
 It uses no gradient, and so finds what a misleading gradient hides.
 """
@@ -19,9 +19,9 @@ from keras_powerlaw.robustness.problem import Indices, Problem, Settings
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.types import ReportProgress
 
-# As in AutoAttack, but for a fifth of its 5,000 queries.
+# As in AutoAttack, but with a fifth of its 5,000 queries.
 QUERIES = 1000
-FIRST_SQUARE = 0.8  # of the pixels
+FIRST_SQUARE = 0.8  # share of the pixels
 
 
 def run(
@@ -57,7 +57,7 @@ def _broken_by_square(
 
 
 def validate_shape(shape: tuple[int, ...], settings: Settings) -> None:
-    """Raises a `ValueError` where the toolbox's Square cannot place its squares."""
+    """Raises a `ValueError` if the toolbox's Square cannot place its squares."""
     fits = len(shape) in (3, 4)
     if fits:
         height, width = shape[1:3]

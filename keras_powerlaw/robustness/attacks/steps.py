@@ -1,4 +1,4 @@
-"""The step that all gradient attacks take, and points to start from."""
+"""The step of the gradient attacks, and random points to start from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def projected_step(
     limits: tuple[Tensor, Tensor],
     norm: float,
 ) -> Tensor:
-    """The steepest step of the given size, back into the ball and the pixels' range.
+    """The steepest step of the given size, projected to the ball and the pixel range.
 
     Reference:
         Nassar et al. (2020), equations (7) and (8), for the maximum norm.
@@ -50,7 +50,7 @@ def take_step(
     epsilon: float,
     size: float,
 ) -> Tensor:
-    """One step from `points`, in which the cross-entropy rises the most."""
+    """One step from `points`, along the steepest ascent of the cross-entropy."""
     _, slope = gradient_program(problem)(points, labels)
     settings = problem.settings
     return projected_step(
@@ -59,7 +59,7 @@ def take_step(
 
 
 def gradient_program(problem: Problem) -> Program:
-    """From images and labels to logits and the gradient of the cross-entropy."""
+    """Maps images and labels to the logits and the gradient of the cross-entropy."""
     return compiled(
         problem.model,
         "gradient",
@@ -70,9 +70,9 @@ def gradient_program(problem: Problem) -> Program:
 def ball_points(
     problem: Problem, indices: Indices, key: Sequence[int]
 ) -> NDArray[np.float32]:
-    """Uniform in the ball of radius 1: one point for each index, seed and key.
+    """Random points, uniform in the ball of radius 1, one per index.
 
-    Keyed by the example, so that its point is the same in any batch.
+    A point depends on the seed, the key and the index only, not on the batch.
     """
     shape = problem.images.shape[1:]
     points = np.empty((len(indices), *shape), dtype=np.float32)
@@ -88,12 +88,12 @@ def ball_points(
 
 
 def seed_of(epsilon: float) -> int:
-    """A number that stands for ε in the seed of a random start."""
+    """An integer that represents ε in the seed of a random start."""
     return int(np.float64(epsilon).view(np.uint64))
 
 
 def _length(rows: Tensor) -> Tensor:
-    # Scaled first: the square of a small float32 gradient is zero.
+    # Scaled first, since the square of a small float32 gradient underflows to zero.
     axes = tuple(range(1, len(rows.shape)))
     largest = ops.maximum(ops.max(ops.abs(rows), axis=axes, keepdims=True), 1e-30)
     scaled = ops.sum(ops.square(rows / largest), axis=axes, keepdims=True)

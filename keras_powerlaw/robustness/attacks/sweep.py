@@ -1,4 +1,4 @@
-"""How an attack goes over many images, batch by batch and start by start."""
+"""Running an attack on many images, batch by batch and start by start."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def classify_perturbed(
 
     Args:
         problem: The problem.
-        indices: The images.
-        perturb: From the indices of a batch to the perturbed images.
+        indices: Indices of the images.
+        perturb: Maps the indices of a batch to the perturbed images.
         progress: Called after each batch.
     """
     correct, done = [], 0
@@ -44,19 +44,21 @@ def withstand_starts(
     starts: Sequence[Callable[[Indices], NDArray[np.bool_]]],
     progress: ReportProgress = no_report,
 ) -> NDArray[np.bool_]:
-    """Which images withstand every start of an attack; the broken ones are left out.
+    """Which images withstand every start of an attack.
+
+    A start is tried only on the images that withstand those before it.
 
     Args:
         problem: The problem.
-        indices: The images.
-        starts: Functions from the indices of a batch to which of these they break.
+        indices: Indices of the images.
+        starts: Functions that map the indices of a batch to which of them they break.
         progress: Called after each batch.
     """
-    left = np.ones(len(indices), dtype=bool)
+    unbroken = np.ones(len(indices), dtype=bool)
     for number, start in enumerate(starts):
-        rest, done = np.flatnonzero(left), 0
-        for batch in problem.batches(rest):
-            left[batch] = ~start(indices[batch])
+        remaining, done = np.flatnonzero(unbroken), 0
+        for batch in problem.batches(remaining):
+            unbroken[batch] = ~start(indices[batch])
             done += len(batch)
-            progress((number + done / len(rest)) / len(starts))
-    return left
+            progress((number + done / len(remaining)) / len(starts))
+    return unbroken

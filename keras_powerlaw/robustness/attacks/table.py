@@ -8,7 +8,7 @@ CLEVERHANS = Requirement("cleverhans", "cleverhans", "robustness", unless_on="ja
 TOOLBOX = Requirement("art", "the Adversarial Robustness Toolbox", "strong")
 
 ATTACKS = (
-    # Of the paper.
+    # The paper's attacks.
     Attack("fgsm", "FGSM", "fgsm:run", white_box=True, requires=CLEVERHANS),
     Attack(
         "pgd",
@@ -19,8 +19,8 @@ ATTACKS = (
         requires=CLEVERHANS,
     ),
     Attack("noise", "white noise", "noise:gaussian", random=True, bounded=False),
-    # The strong ones, with which to doubt the first. Each of the last four attacks only
-    # what those above it have left, so they go from the cheapest to the dearest.
+    # The strong attacks, which test the results of the first. Each of the last four is
+    # run only on the images that those above it did not break: the cheapest come first.
     Attack("uniform_noise", "uniform noise", "noise:uniform", random=True),
     Attack(
         "pgd_ce",
@@ -59,6 +59,6 @@ ATTACKS = (
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 
-# Those that run unless told otherwise, and those that make a worst case.
+# The attacks that run by default, and those with which a table shows a worst case.
 PAPER_ATTACKS = ("fgsm", "pgd", "noise")
 STRONG_ATTACKS = tuple(attack.name for attack in ATTACKS if attack.follows_up)

@@ -1,4 +1,4 @@
-"""A model as the Adversarial Robustness Toolbox wants it, on any backend."""
+"""A model wrapped for the Adversarial Robustness Toolbox, on any backend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_powerlaw.support.types import Tensor
 
 
 def estimator_of(problem: Problem, loss: str) -> Any:
-    """An estimator of the toolbox, with our own compiled programs behind it."""
+    """An estimator of the toolbox that runs our own compiled programs."""
     from art.estimators.classification import BlackBoxClassifierNeuralNetwork
     from art.estimators.estimator import LossGradientsMixin
 
@@ -33,8 +33,8 @@ def estimator_of(problem: Problem, loss: str) -> Any:
         LossGradientsMixin,  # type: ignore[misc]
         BlackBoxClassifierNeuralNetwork,  # type: ignore[misc]
     ):
-        # The toolbox keeps the last point of AutoPGD. AutoAttack counts an image that
-        # was broken on the way, and so do we.
+        # The toolbox returns the last point of AutoPGD. Like AutoAttack, we count an
+        # image as broken if any point on the path is misclassified.
         broken: Any = None
 
         def predict(self, x: Any, batch_size: Any = None, **unused: Any) -> Any:
@@ -76,7 +76,7 @@ def _logits_losses_gradient(
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Within this context, the global generators that the toolbox draws from."""
+    """Seeds the global generators that the toolbox draws from within this context."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     [seed] = np.random.SeedSequence(key).generate_state(1)
     np.random.seed(seed)
