@@ -1,1 +1,1 @@
-"""Jacobian regularization, eq. (11): a penalty on how the input moves the output."""
+"""Jacobian regularization, eq. (11): penalties on input-output sensitivity."""

@@ -1,4 +1,4 @@
-"""Adding the Jacobian penalty to a model that exists."""
+"""Adding the Jacobian penalty to an existing model."""
 
 from __future__ import annotations
 
@@ -34,43 +34,45 @@ def add_jacobian_regularizer(
 ) -> keras.Model:
     """Adds a penalty on the input-output Jacobian to the loss of an existing model.
 
-    By default the squared norm of the gradient of the loss with respect to the input,
+    By default, the penalty is the mean squared norm of the gradient of the loss with
+    respect to the input,
 
     R = β/B Σ_b ‖∂L(f(s_b), y_b) / ∂s_b‖²
 
-    and with `projections=P` the squared Frobenius norm of the Jacobian of the C
-    outputs, from P random directions uniform on the unit sphere,
+    With `projections=P`, it is the mean squared Frobenius norm of the Jacobian of the C
+    outputs, estimated from P random directions uniform on the unit sphere,
 
     R = β/B Σ_b C/P Σ_p ‖v_pbᵀ J_b‖²,  J_b = ∂f(s_b) / ∂s_b
 
-    an unbiased estimate, exact for P = C (then v runs over the standard basis).
+    The estimate is unbiased, and exact for P = C, when v runs over the standard basis.
 
-    The result goes through ordinary `compile()` and `fit()`, and through `evaluate()`,
-    whose loss counts the penalty as it counts every regularizer. Spectral penalties
-    and other losses of the layers are kept, and counted once. f is the network in
-    inference mode, so that L_b depends on s_b alone and batch normalization and
-    dropout see each batch once: a step costs one forward pass more than double
-    backpropagation. Sample weights do not enter the penalty.
+    The returned model works with ordinary `compile()` and `fit()`, and with
+    `evaluate()`, whose loss includes the penalty as it does every regularizer. Spectral
+    penalties and other losses of the layers are kept, and counted once. f is the
+    network in inference mode, so that L_b depends on s_b alone, and batch normalization
+    and dropout see each batch once. A step costs one forward pass more than double
+    backpropagation. Sample weights do not affect the penalty.
 
     Args:
         model: A built Sequential or Functional model with one floating-point input
             and one output, compiled or not. To use both penalties, call
             `add_spectral_regularizer` first.
         beta: Strength β, at least 0. Defaults to 0.01.
-        projections: None for the gradient of the loss, which then needs one loss that
-            gives a value per example. Or the number P of random directions, from 1 to
-            the number of classes C, for outputs of shape `(batch, C)`.
+        projections: None for the gradient of the loss; the model then needs exactly one
+            loss, which returns one value per example. Or the number P of random
+            directions, from 1 to the number of classes C, for outputs of shape
+            `(batch, C)`. Defaults to None.
 
     Returns:
         A Functional model that *shares* the layers of `model` and, if that is compiled,
-        its optimizer and settings: to train one is to train both, and `model` remains
-        the plain network. It is saved and loaded with the penalty; its weight files
-        and those of `model` are interchangeable.
+        its optimizer and settings: training one trains both, and `model` remains the
+        plain network. The returned model is saved and loaded with the penalty; its
+        weight files and those of `model` are interchangeable.
 
     Raises:
         ValueError: If the model is subclassed, not built, or has several inputs or
-            outputs, if an argument is outside of its range, or, in a training step, if
-            the loss does not fit.
+            outputs; if an argument is outside its range; or, in a training step, if
+            the loss is not of the required form.
 
     Example:
 
@@ -95,9 +97,8 @@ def add_jacobian_regularizer(
 
     Reference:
         Nassar et al. (2020), eq. (11). [Hoffman et al.,
-        2019](https://arxiv.org/abs/1908.02729), for the projections; they, and the
-        code of Nassar et al., halve the squared norm, so that their β is half of
-        this one.
+        2019](https://arxiv.org/abs/1908.02729), for the projections. They and the code
+        of Nassar et al. halve the squared norm, so that their β is half of this one.
     """
     if not is_sequential_or_functional(model) or not _trains_as_keras_does(model):
         raise invalid_value(
@@ -132,10 +133,10 @@ def _trains_as_keras_does(model: keras.Model) -> bool:
 
 @keras.saving.register_keras_serializable(package="keras_powerlaw")
 class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
-    """The model that `add_jacobian_regularizer` returns, and explains."""
+    """The model that `add_jacobian_regularizer` returns and documents."""
 
-    # It hands on any arguments of a Functional model: by that Keras knows that it can
-    # save and load this one in the same way.
+    # From `*args` and `**kwargs`, Keras recognizes that the constructor accepts all
+    # arguments of a Functional model, and saves and loads this one in the same way.
     def __init__(
         self,
         *args: Any,
@@ -183,7 +184,7 @@ class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        # First, since the pass below clears the layers' losses.
+        # Computed first, since the penalty's forward pass clears the layers' losses.
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         return loss + share_of_replica(self.beta * self.jacobian_penalty(x, y))
 
@@ -192,7 +193,7 @@ class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
         x = ops.cast(keras.tree.flatten(x)[0], self.inputs[0].dtype)
 
         def outputs(images: Tensor) -> Tensor:
-            # Their penalties are in the loss already.
+            # The loss already contains their penalties.
             with without_activity_regularizers(self):
                 return self(images, training=False)
 
@@ -209,7 +210,7 @@ class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
         return output_jacobian_penalty(outputs, x, directions)
 
     def _loss_per_example(self, y: Any) -> Callable[[Tensor], Tensor]:
-        """The compiled loss, from outputs to shape `(batch,)`."""
+        """The compiled loss, as a function from outputs to losses, `(batch,)`."""
         losses = keras.tree.flatten(self.loss)
         if len(losses) != 1 or losses[0] is None or y is None:
             raise ValueError(

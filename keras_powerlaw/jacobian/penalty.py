@@ -1,4 +1,4 @@
-"""Penalties on how strongly the input moves the output, as pure functions."""
+"""Penalties on the input-output sensitivity, as pure functions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def loss_gradient_penalty(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
 
     Args:
         loss: Function from a batch of inputs to the losses L_b of its examples, shape
-            `(batch,)`. L_b must depend on no other example than s_b.
-        x: The inputs s, floating tensor of shape `(batch, …)`.
+            `(batch,)`. L_b must not depend on any example other than s_b.
+        x: The inputs s, floating-point tensor of shape `(batch, …)`.
 
     Returns:
         A scalar, float32.
@@ -45,7 +45,7 @@ def output_jacobian_penalty(
 
     Args:
         outputs: Function from a batch of inputs to the outputs z, shape `(batch, C)`.
-        x: The inputs s, floating tensor of shape `(batch, …)`.
+        x: The inputs s, floating-point tensor of shape `(batch, …)`.
         directions: Unit vectors v, tensor of shape `(P, batch, C)`.
 
     Returns:
@@ -67,17 +67,17 @@ def output_jacobian_penalty(
 def random_directions(
     count: int, batch: Tensor, classes: int, seed: keras.random.SeedGenerator
 ) -> Tensor:
-    """Directions uniform on the unit sphere, shape `(count, batch, classes)`."""
+    """Random directions, uniform on the unit sphere: `(count, batch, classes)`."""
     normal = keras.random.normal((count, batch, classes), dtype="float32", seed=seed)
     return normal / ops.norm(normal, axis=-1, keepdims=True)
 
 
 def standard_basis(batch: Tensor, classes: int) -> Tensor:
-    """The unit vectors of each class, shape `(classes, batch, classes)`."""
+    """The unit vector of each class, for every example: `(classes, batch, classes)`."""
     eye = ops.eye(classes, dtype="float32")
     return ops.broadcast_to(eye[:, None], (classes, batch, classes))
 
 
 def _squared_norms(gradients: Tensor) -> Tensor:
-    """`(batch, …)` to `(batch,)`, in float32: squares do not fit a half."""
+    """Squared norms, `(batch, …)` to `(batch,)`: float32, as float16 is too narrow."""
     return ops.sum(ops.square(to_samples(ops.cast(gradients, "float32"))), axis=1)

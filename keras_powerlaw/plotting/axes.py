@@ -1,4 +1,4 @@
-"""What all figures share: axes, and curves of several runs."""
+"""Helpers for all figures: axes, and the mean curve of several runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def as_list(value: Any) -> list[Any]:
-    """One run, or a list of them, as a list."""
+    """Wraps a single run in a list; returns several runs as a list."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
@@ -25,14 +25,14 @@ def plot_mean(
     transform: Callable[[NDArray[np.float64]], NDArray[np.float64]] = np.asarray,
     **line: Any,
 ) -> Line2D:
-    """Plots the mean of several runs, in a band of ±1 sample standard deviation.
+    """Plots the mean of several runs, with a band of ±1 sample standard deviation.
 
     Args:
         ax: The axes.
-        x: Shape `(points,)`.
-        runs: Shape `(runs, points)`.
-        transform: Applied to mean and band before they are drawn.
-        **line: How to draw the mean.
+        x: Array of shape `(points,)`.
+        runs: Array of shape `(runs, points)`.
+        transform: Applied to the mean and the band before they are drawn.
+        **line: Line properties of the mean.
     """
     mean = runs.mean(axis=0)
     (curve,) = ax.plot(x, transform(mean), **line)

@@ -1,4 +1,4 @@
-"""Figures 2B and 2C: accuracy against the strength of an attack."""
+"""Figures 2B and 2C: accuracy against attack strength."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def plot_robustness(
 ) -> Axes:
     """Plots accuracy against attack strength, one curve per label.
 
-    Every curve begins with the clean accuracy at ε = 0. For several reports of
-    one label (seeds) it shows their mean, with a band of ±1 sample standard
-    deviation (divisor: number of reports − 1):
+    Every curve starts with the clean accuracy at ε = 0. For several reports under one
+    label (seeds), it shows their mean, with a band of ±1 sample standard deviation
+    (divisor: number of reports − 1):
 
     ```
     mean(accuracy) ± sqrt(Σ (accuracy − mean(accuracy))² / (reports − 1))
     ```
 
     Args:
-        reports: Label to `RobustnessReport`, or to a list of them.
-        attack: An attack that every report holds, such as `"fgsm"`, or `"worst_case"`.
+        reports: Dictionary from label to `RobustnessReport`, or to a list of them.
+        attack: An attack in every report, such as `"fgsm"`, or `"worst_case"`.
         ax: The Matplotlib axes to draw on. Defaults to the current axes.
 
     Returns:
-        The axes; accuracy is in per cent.
+        The axes; accuracy is in percent.
 
     Raises:
         ValueError: If there is no report, if a report lacks `attack`, or if the
-            reports of one label differ in `epsilons`.
+            reports under one label differ in `epsilons`.
         ImportError: If Matplotlib is missing.
 
     Example:
@@ -98,7 +98,7 @@ def _title(attack: str) -> str:
 def _accuracy_curves(
     label: str, runs: Sequence[RobustnessReport], attack: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns ε from 0, shape `(E,)`, and accuracy in per cent, `(runs, E)`."""
+    """Returns ε from 0, shape `(E,)`, and the accuracies in percent, `(runs, E)`."""
     if not runs:
         raise invalid_value(
             "reports", "at least one report for each label", {label: []}

@@ -25,24 +25,24 @@ def plot_sensitivity(
 ) -> NDArray[Any]:
     """Plots sensitivity maps as images, one panel per eigenvalue.
 
-    Red pixels raise the eigenvalue λₙ when they get brighter, blue ones lower it. Each
-    panel has its own scale, symmetric around zero: eigenvalues differ by orders of
-    magnitude, and it is the pattern that tells networks apart.
+    Brightening a red pixel raises the eigenvalue λₙ, brightening a blue one lowers it.
+    Each panel has its own scale, symmetric about zero: eigenvalues differ by orders of
+    magnitude, and networks are distinguished by the patterns.
 
     Args:
-        sensitivity: What `sensitivity_maps` returned, of images of shape
+        sensitivity: The result of `sensitivity_maps` for images of shape
             `(height, width)` or `(height, width, channels)`; channels are summed.
         axes: A row of Matplotlib axes, one per component. Defaults to new ones in the
             current figure.
-        image: Index of the image whose own maps to draw, from 0. Defaults to None: the
-            sum over all images.
+        image: Index of the image whose maps are drawn, from 0. Defaults to None: the
+            sum of the maps over all images is drawn.
 
     Returns:
         The axes, an array of shape `(components,)`.
 
     Raises:
-        ValueError: If the maps are not of images, `image` is not among those kept, or
-            the number of axes differs from that of components.
+        ValueError: If the maps are not of images, if `image` is not among those kept,
+            or if the number of axes differs from the number of components.
         ImportError: If Matplotlib is missing.
 
     Example:

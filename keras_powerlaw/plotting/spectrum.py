@@ -24,11 +24,11 @@ def plot_spectrum(
     tau: int | None = 10,
     alpha: float = 1.0,
 ) -> Axes:
-    """Plots eigenvalue spectra against the power law that was asked for.
+    """Plots eigenvalue spectra against the target power law.
 
     On logarithmic axes, each curve shows the variance along the n-th principal
     component relative to the variance along the τ-th, so that networks of
-    different scale can be compared:
+    different scales can be compared:
 
     ```
     λₙ / λ_τ   against the dashed line   (n / τ)^(−α)
@@ -40,11 +40,11 @@ def plot_spectrum(
 
     Args:
         spectra: One `Spectrum`, or a dictionary from label to `Spectrum`. Several
-            spectra of one label (seeds, as a list) are drawn as their geometric
-            mean with a band of ±1 standard deviation of the logarithm.
+            spectra under one label (seeds, as a list) are drawn as their geometric
+            mean, with a band of ±1 standard deviation of the logarithm.
         ax: The Matplotlib axes to draw on. Defaults to the current axes.
         tau: Index τ of the first regularized eigenvalue, at least 1, or None to
-            shade nothing and to divide by the first eigenvalue. Defaults to 10.
+            shade nothing and divide by the first eigenvalue. Defaults to 10.
         alpha: Exponent α of the dashed line. Defaults to 1.0.
 
     Returns:
@@ -52,7 +52,7 @@ def plot_spectrum(
 
     Raises:
         ValueError: If `tau` is not an integer of at least 1, if a spectrum has fewer
-            than `tau` eigenvalues above zero, or if the spectra of one label differ
+            than `tau` eigenvalues above zero, or if the spectra under one label differ
             in length.
         ImportError: If Matplotlib is missing.
 
@@ -145,7 +145,7 @@ def _log_curves(
 
 def _legend_entry(label: str, runs: Sequence[Spectrum]) -> str:
     exponents = [run.exponent for run in runs]
-    if not np.all(np.isfinite(exponents)):  # too few eigenvalues to fit a line to
+    if not np.all(np.isfinite(exponents)):  # too few eigenvalues for a fit
         return label
     text = f"α = {np.mean(exponents):.2f}"
     if len(runs) > 1:
