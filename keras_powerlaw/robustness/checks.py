@@ -55,7 +55,7 @@ def measure_checks(
         ),
         "outputs_change": difference(_outputs(one_batch)),
     }
-    # The outputs of a random model differ for another reason than the batch.
+    # The outputs of a random model differ between any two calls.
     if len(outputs) > 1 and values["outputs_change"] <= ROUNDING:
         half = replace(first, images=one_batch.images[: (len(outputs) + 1) // 2])
         values["batch_dependence"] = difference(_outputs(half))

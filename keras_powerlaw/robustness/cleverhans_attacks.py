@@ -109,7 +109,7 @@ def _with_private_cache(
     """cleverhans's attacks, with a compiled gradient that only these two share."""
     import tensorflow as tf
 
-    _require_known_cleverhans(fgsm, pgd)
+    _require_compatible_cleverhans(fgsm, pgd)
     original = fgsm.compute_gradient.python_function
 
     @tf.function  # type: ignore[untyped-decorator]
@@ -129,7 +129,9 @@ def _with_private_cache(
     return fast_gradient_method, projected_gradient_descent
 
 
-def _require_known_cleverhans(fgsm: types.ModuleType, pgd: types.ModuleType) -> None:
+def _require_compatible_cleverhans(
+    fgsm: types.ModuleType, pgd: types.ModuleType
+) -> None:
     """Raises an `ImportError` unless the names to be replaced exist and are used."""
     compatible = (
         hasattr(getattr(fgsm, "compute_gradient", None), "python_function")
