@@ -12,7 +12,7 @@ import pytest
 from backend import BACKEND, only, to_numpy
 from problems import problem_of
 
-from keras_powerlaw.robustness import losses, programs
+from keras_powerlaw.robustness import compilation, losses
 from keras_powerlaw.robustness.attacks import (
     autopgd,
     fgsm,
@@ -84,7 +84,7 @@ class TestLosses:
             def gradient(forward, images, labels, loss=loss):
                 return losses.logits_and_gradient(forward, images, labels, loss)[1]
 
-            found[name] = programs.compiled(model, name, gradient)(x, np.array([2]))
+            found[name] = compilation.compiled(model, name, gradient)(x, np.array([2]))
         assert not found["ce"].any()
         # −(5000 x₃ − 2000 x₂) / (5000 x₃ − 1000 x₁), differentiated by hand.
         np.testing.assert_allclose(
@@ -104,7 +104,7 @@ class TestPrograms:
             return original(points, *arguments)
 
         monkeypatch.setattr(restarted_pgd, "projected_step", counting)
-        programs._PROGRAMS.pop(trained, None)
+        compilation._PROGRAMS.pop(trained, None)
         evaluate(trained, images, labels, ["pgd_ce"], batch_size=32)
         evaluate(trained, images[:70], labels[:70], ["pgd_ce"], batch_size=32)
         # Over 50 batches of many sizes. JAX compiles for 1, 2, 4, 8, 16 and 32 at

@@ -19,8 +19,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.robustness.compilation import frozen
 from keras_powerlaw.robustness.problem import Problem
-from keras_powerlaw.robustness.programs import frozen
 from keras_powerlaw.support.types import Tensor
 
 # By model: its logits function, FGSM and PGD.

@@ -18,9 +18,9 @@ from keras_powerlaw.robustness.attacks.steps import (
 )
 from keras_powerlaw.robustness.attacks.sweep import withstand_starts
 from keras_powerlaw.robustness.classification import is_correct
+from keras_powerlaw.robustness.compilation import compiled
 from keras_powerlaw.robustness.losses import LOSSES, Loss, logits_and_gradient
 from keras_powerlaw.robustness.problem import Indices, Problem
-from keras_powerlaw.robustness.programs import compiled
 from keras_powerlaw.support.types import ReportProgress, Tensor
 
 # Number of steps after which broken images are removed from the batch.
