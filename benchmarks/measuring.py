@@ -15,7 +15,7 @@ import scipy
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 
-import experiments
+from experiments.results import load_result, save_result
 
 import keras_powerlaw as kp
 
@@ -61,12 +61,12 @@ def measured(output, name, settings, run):
     """The result of `run()`, or what a file says that it was."""
     path = output / f"{prefix(name)}.json"
     settings = json.loads(json.dumps(settings))  # as the file has them
-    result = experiments.load_result(path, settings)
+    result = load_result(path, settings)
     if result is None:
         progress(path.stem)
         result = {"settings": settings, "machine": machine(), **run()}
         result["finished"] = time.strftime("%Y-%m-%d %H:%M:%S")
-        experiments.save_result(path, result)
+        save_result(path, result)
     return result
 
 

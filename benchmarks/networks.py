@@ -9,7 +9,7 @@ import keras
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 
-import experiments
+from experiments.networks import build_model
 from literal import LiteralRegularizer
 
 import keras_powerlaw as kp
@@ -44,7 +44,7 @@ def trained(name, data, cache, epochs):
     """
     (x, y), _ = data
     keras.utils.set_random_seed(0)
-    model, _ = experiments.build_model(NETWORKS[name], x.shape[1:])
+    model, _ = build_model(NETWORKS[name], x.shape[1:])
     path = cache / f"{name}-{epochs}epochs.weights.h5"
     if path.exists():
         model.load_weights(path)

@@ -29,10 +29,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 
-import example_data
 import keras
 import networks
 import numpy as np
+from experiments import data as data_sets
 
 import keras_powerlaw as kp
 
@@ -257,7 +257,7 @@ def main(argv=None):
     parser.add_argument("--kept", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
 
-    data = example_data.load("mnist", args.data_dir)
+    data = data_sets.load("mnist", args.data_dir)
     x, y = data[1]
     if args.kept:  # these two in a process of their own
         print(json.dumps(kept_memory(args.kept, x[:100], y[:100])))

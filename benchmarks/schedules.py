@@ -13,7 +13,7 @@ from networks import PENALTY, shallow
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 
-from experiments import over_seeds
+from experiments.table import over_seeds
 
 import keras_powerlaw as kp
 

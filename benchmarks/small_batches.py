@@ -265,9 +265,9 @@ def refresh_table(ratios=(0.5, 1, 1.5, 2, 3, 5, 10)):
 
 def network_table(width=200, tau=10, images=30000):
     """λₙ/γₙ of the spectrum over all images after training, behind τ."""
-    import example_data
+    from experiments import data
 
-    (x, y), _ = example_data.load("mnist")
+    (x, y), _ = data.load("mnist")
     x, y = x[:images], y[:images]
     print("| B | steps | exponent | n = 11 | 20 | 40 | 80 | 150 | 200 |")
     print("|---|---|---|---|---|---|---|---|---|")

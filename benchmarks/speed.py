@@ -33,10 +33,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 
-import example_data
 import keras
 import numpy as np
 import scipy.linalg
+from experiments import data as data_sets
 from measuring import (
     Clock,
     device,
@@ -366,7 +366,7 @@ def main(argv=None):
             raise SystemExit("A network can't learn random data: no spectrum.")
         data = random_data(args.images or 60_000)
     else:
-        (x, y), test = example_data.load("mnist", args.data)
+        (x, y), test = data_sets.load("mnist", args.data)
         data = (x[: args.images], y[: args.images]), test
     args.output.mkdir(parents=True, exist_ok=True)
 

@@ -7,19 +7,22 @@ them; and draws Figures 5 and A18 to A25. Finished runs are not repeated.
 
     python examples/all_layers.py
     python examples/all_layers.py --conditions vanilla all --preset smoke
+
+To follow the experiment, see `experiments/__init__.py`: it lists the modules in the
+order in which this script goes through them.
 """
 
-import experiments
-import figures
+from experiments import command_line, conditions, figures
+from experiments.settings import select
 
-ARCHITECTURES = experiments.DEEP
+ARCHITECTURES = conditions.DEEP
 CONDITIONS = ("vanilla", "all", "tapered", "jacobian", "output-jacobian")
 
 
 def main(argv=None):
-    args = experiments.parser(__doc__).parse_args(argv)
-    runs = experiments.select(args, ARCHITECTURES, CONDITIONS)
-    return experiments.main(args, runs, figures.all_layers)
+    args = command_line.parser(__doc__).parse_args(argv)
+    runs = select(args, ARCHITECTURES, CONDITIONS)
+    return command_line.main(args, runs, figures.all_layers)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ is measured by every reduction: what a penalty on one does to the others.
 import argparse
 import time
 
-import example_data
-import experiments
 import keras
+from experiments import data
+from experiments.networks import build_model
 
 import keras_powerlaw as kp
 
@@ -24,21 +24,21 @@ TAUS = {"flatten": 10, "channels": 4, "mean": 4}
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-set", choices=example_data.DATASETS, default="mnist")
+    parser.add_argument("--data-set", choices=data.DATASETS, default="mnist")
     parser.add_argument("--data", help="an .npz file or the folder of the data sets")
-    parser.add_argument("--images", type=int, help="train on the first so many")
+    parser.add_argument("--images", type=int, metavar="N", help="train on the first N")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--beta", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    (x, y), (x_test, y_test) = example_data.load(args.data_set, args.data)
+    (x, y), (x_test, y_test) = data.load(args.data_set, args.data)
     x, y = x[: args.images], y[: args.images]
 
     exponents = {}
     print(f"regularized   {'  '.join(FITS)}   test accuracy   seconds")
     for regularized in (None, *FITS):
         keras.utils.set_random_seed(args.seed)
-        model, _ = experiments.build_model(
+        model, _ = build_model(
             {
                 "architecture": "cnn",
                 "condition": "vanilla",

@@ -2,7 +2,7 @@
 
 Trains every network of sections 4.1 to 4.3 that is not there yet, one JSON file per
 finished run, and draws Figures 2 to 5 and A6 to A25 from them. It can be stopped or
-killed at any time: started again, it goes on with the run that was interrupted.
+killed at any time: started again, it repeats only the run that was interrupted.
 
     python examples/paper.py --preset smoke        # minutes: does everything run?
     python examples/paper.py                       # MNIST, reduced for two CPU cores
@@ -16,10 +16,10 @@ On the JAX backend it needs no TensorFlow:
 """
 
 import all_layers
-import experiments
-import figures
 import shallow_mlp
 import whitening
+from experiments import command_line, figures
+from experiments.settings import select
 
 EXPERIMENTS = {
     "shallow": (shallow_mlp, figures.shallow),
@@ -29,21 +29,19 @@ EXPERIMENTS = {
 
 
 def main(argv=None):
-    parser = experiments.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument(
         "--experiments", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS)
     )
     args = parser.parse_args(argv)
     chosen = [EXPERIMENTS[name] for name in args.experiments]
 
-    runs = []  # experiments share runs
+    runs = []  # each once, though experiments share some
     for script, _ in chosen:
-        for settings in experiments.select(
-            args, script.ARCHITECTURES, script.CONDITIONS
-        ):
+        for settings in select(args, script.ARCHITECTURES, script.CONDITIONS):
             if settings not in runs:
                 runs.append(settings)
-    runs.sort(key=lambda settings: settings["seed"])  # one seed of all, then the next
+    runs.sort(key=lambda settings: settings["seed"])  # one seed after the other
 
     def draw(results):
         drawn = figures.sensitivity(results)
@@ -51,7 +49,7 @@ def main(argv=None):
             drawn.update(draw_figures(results))
         return drawn
 
-    return experiments.main(args, runs, draw)
+    return command_line.main(args, runs, draw)
 
 
 if __name__ == "__main__":

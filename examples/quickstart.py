@@ -13,8 +13,8 @@ docs/quickstart.md for what was tried.
 import argparse
 import pathlib
 
-import example_data
 import keras
+from experiments import data
 from matplotlib.figure import Figure
 
 import keras_powerlaw as kp
@@ -69,7 +69,7 @@ def main(argv=None):
     parser.add_argument("--output", type=pathlib.Path, default="results/quickstart")
     args = parser.parse_args(argv)
 
-    (x_train, y_train), (x_test, y_test) = example_data.load("digits")
+    (x_train, y_train), (x_test, y_test) = data.load("digits")
     spectra, reports = {}, {}
     for name in ("plain", "regularized"):
         print(f"\nTraining the {name} network", flush=True)

@@ -17,6 +17,7 @@ import time
 
 import keras
 import numpy as np
+from experiments.networks import compile_classifier
 
 import keras_powerlaw as kp
 
@@ -122,12 +123,7 @@ def main(argv=None):
     model = kp.add_spectral_regularizer(
         plain, args.layer, args.alpha, args.tau, args.beta, reduction=args.reduction
     )
-    model.compile(
-        keras.optimizers.Adam(1e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=keras.backend.backend() == "jax",
-    )
+    compile_classifier(model, learning_rate=1e-3)
 
     def measure(when):
         spectrum = kp.measure_spectrum(

@@ -1,14 +1,18 @@
 """Figures 2D and 3: which pixels the eigenvalues of the last hidden layer depend on.
 
 Trains the networks that are not there yet, as the other scripts do, and draws their
-sensitivity maps, eq. (9): the sum over all training images, and those of the first one.
+sensitivity maps, eq. (9): those summed over all training images, and those of the first
+image.
 
     python examples/sensitivity.py
     python examples/sensitivity.py --architectures mlp --preset smoke
+
+To follow the experiment, see `experiments/__init__.py`: it lists the modules in the
+order in which this script goes through them.
 """
 
-import experiments
-import figures
+from experiments import command_line, figures
+from experiments.settings import select
 
 ARCHITECTURES = ("shallow", "mlp")
 CONDITIONS = {
@@ -21,15 +25,13 @@ CONDITIONS = {
 
 
 def main(argv=None):
-    args = experiments.parser(__doc__).parse_args(argv)
+    args = command_line.parser(__doc__).parse_args(argv)
     runs = [
         settings
         for architecture in ARCHITECTURES
-        for settings in experiments.select(
-            args, [architecture], CONDITIONS[architecture]
-        )
+        for settings in select(args, [architecture], CONDITIONS[architecture])
     ]
-    return experiments.main(args, runs, figures.sensitivity)
+    return command_line.main(args, runs, figures.sensitivity)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,22 @@ not repeated.
 
     python examples/shallow_mlp.py --seeds 0 1 2
     python examples/shallow_mlp.py --preset smoke
+
+To follow the experiment, see `experiments/__init__.py`: it lists the modules in the
+order in which this script goes through them.
 """
 
-import experiments
-import figures
+from experiments import command_line, conditions, figures
+from experiments.settings import select
 
-ARCHITECTURES = experiments.SHALLOW
+ARCHITECTURES = conditions.SHALLOW
 CONDITIONS = ("vanilla", "last")
 
 
 def main(argv=None):
-    args = experiments.parser(__doc__).parse_args(argv)
-    runs = experiments.select(args, ARCHITECTURES, CONDITIONS)
-    return experiments.main(args, runs, figures.shallow)
+    args = command_line.parser(__doc__).parse_args(argv)
+    runs = select(args, ARCHITECTURES, CONDITIONS)
+    return command_line.main(args, runs, figures.shallow)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Section 4.2 and appendix B: a broken second layer, and the last layer's rescue of it.
+"""Section 4.2 and appendix B: a broken second layer, and whether the last rescues it.
 
 Trains an MLP and a CNN, each plain, with its second hidden layer whitened, with the
 spectral penalty on the last hidden layer, and with both; attacks them; and draws
@@ -6,19 +6,22 @@ Figures 4 and A10 to A17. Finished runs are not repeated.
 
     python examples/whitening.py
     python examples/whitening.py --architectures mlp --preset smoke
+
+To follow the experiment, see `experiments/__init__.py`: it lists the modules in the
+order in which this script goes through them.
 """
 
-import experiments
-import figures
+from experiments import command_line, conditions, figures
+from experiments.settings import select
 
-ARCHITECTURES = experiments.DEEP
+ARCHITECTURES = conditions.DEEP
 CONDITIONS = ("vanilla", "whitened", "last", "whitened-last")
 
 
 def main(argv=None):
-    args = experiments.parser(__doc__).parse_args(argv)
-    runs = experiments.select(args, ARCHITECTURES, CONDITIONS)
-    return experiments.main(args, runs, figures.whitening)
+    args = command_line.parser(__doc__).parse_args(argv)
+    runs = select(args, ARCHITECTURES, CONDITIONS)
+    return command_line.main(args, runs, figures.whitening)
 
 
 if __name__ == "__main__":

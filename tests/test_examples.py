@@ -2,35 +2,49 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import all_layers
+import feature_maps
 import numpy as np
+import paper
 import pytest
+import quickstart
+import resnet
+import shallow_mlp
+from experiments import all_runs, command_line, conditions, data, figures
+from experiments.networks import build_model
+from experiments.results import written_whole
+from experiments.settings import run_name, select
 
 import keras_powerlaw as kp
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module
+def test_scripts_run_from_any_folder(tmp_path):
+    command = [sys.executable, EXAMPLES / "whitening.py", "--draw", "--output", "none"]
+    printed = subprocess.run(
+        command, cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
+    assert printed.startswith("0 of 8 runs are finished in none")
 
 
-def test_quickstart(example, tmp_path, capsys):
-    example("quickstart").main(["--epochs", "2", "--output", str(tmp_path)])
+def test_quickstart(tmp_path, capsys):
+    quickstart.main(["--epochs", "2", "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "plain" in printed and "regularized" in printed
     for name in ("spectrum.png", "robustness.png"):
         assert (tmp_path / name).stat().st_size > 10_000
 
 
-def test_stage_of_an_application(example, capsys):
+def test_stage_of_an_application(capsys):
     # VGG16, since ResNet50 takes long to compile.
     arguments = "--application VGG16 --layer block2_pool --size 32 --images 6"
     arguments += " --epochs 1 --batch-size 6 --reduction channels"
-    before, after = example("resnet").main(arguments.split())
+    before, after = resnet.main(arguments.split())
     assert len(before.eigenvalues) == len(after.eigenvalues) == 128
     assert not np.array_equal(before.eigenvalues, after.eigenvalues)
     printed = capsys.readouterr().out
@@ -38,16 +52,16 @@ def test_stage_of_an_application(example, capsys):
 
 
 @pytest.mark.slow
-def test_stage_of_a_resnet(example):
+def test_stage_of_a_resnet():
     arguments = (
         "--size 32 --images 8 --batch-size 4 --epochs 1 --reduction mean --tau 2"
     )
-    before, after = example("resnet").main(arguments.split())
+    before, after = resnet.main(arguments.split())
     assert len(before.eigenvalues) == len(after.eigenvalues) == 256
 
 
-def test_feature_maps(example):
-    exponents = example("feature_maps").main(
+def test_feature_maps():
+    exponents = feature_maps.main(
         ["--data-set", "digits", "--images", "150", "--epochs", "1"]
     )
     assert list(exponents) == [None, "flatten", "channels", "mean"]
@@ -81,8 +95,8 @@ def figures_in(folder):
     return sorted(path.stem for path in folder.glob("*.png"))
 
 
-def test_shallow_mlp_leaves_results_and_figures(example, tiny, tmp_path, capsys):
-    example("shallow_mlp").main(tiny)
+def test_shallow_mlp_leaves_results_and_figures(tiny, tmp_path, capsys):
+    shallow_mlp.main(tiny)
     results = results_in(tmp_path)
     assert sorted(results) == [
         "digits-shallow-last-beta5-seed0",
@@ -109,10 +123,8 @@ def test_shallow_mlp_leaves_results_and_figures(example, tiny, tmp_path, capsys)
         ("sensitivity", "mlp", "whitened", "3 3-first-image"),
     ],
 )
-def test_deep_networks(
-    example, tiny, tmp_path, script, architecture, condition, figures
-):
-    [result] = example(script).main(
+def test_deep_networks(tiny, tmp_path, script, architecture, condition, figures):
+    [result] = importlib.import_module(script).main(
         [*tiny, "--architectures", architecture, "--conditions", condition]
     )
     assert result["settings"]["condition"] == condition
@@ -123,14 +135,12 @@ def test_deep_networks(
     ]
 
 
-def test_runs_are_what_the_command_line_asks_for(example):
-    experiments = example("experiments")
+def test_runs_are_what_the_command_line_asks_for():
 
     def names(*arguments):
-        args = experiments.parser("").parse_args(["--preset", "smoke", *arguments])
-        conditions = example("all_layers").CONDITIONS
-        runs = experiments.select(args, experiments.DEEP, conditions)
-        return [experiments.run_name(settings) for settings in runs]
+        args = command_line.parser("").parse_args(["--preset", "smoke", *arguments])
+        runs = select(args, conditions.DEEP, all_layers.CONDITIONS)
+        return [run_name(settings) for settings in runs]
 
     assert len(names()) == 2 * 5
     assert names("--architectures", "cnn", "--conditions", "jacobian") == [
@@ -149,13 +159,12 @@ def test_runs_are_what_the_command_line_asks_for(example):
     ]
 
 
-def test_conditions_are_what_they_say(example):
-    experiments = example("experiments")
-    args = experiments.parser("").parse_args(["--preset", "smoke", "--width", "30"])
+def test_conditions_are_what_they_say():
+    args = command_line.parser("").parse_args(["--preset", "smoke", "--width", "30"])
 
     def model(architecture, condition):
-        [settings] = experiments.select(args, [architecture], [condition])
-        return experiments.build_model(settings, (8, 8, 1))[0]
+        [settings] = select(args, [architecture], [condition])
+        return build_model(settings, (8, 8, 1))[0]
 
     def penalized(model):
         return {
@@ -183,13 +192,12 @@ def test_conditions_are_what_they_say(example):
     assert model("mlp", "output-jacobian").projections == 1
 
 
-def test_networks_have_the_sizes_of_the_paper(example):
-    experiments = example("experiments")
-    args = experiments.parser("").parse_args(["--preset", "paper"])
+def test_networks_have_the_sizes_of_the_paper():
+    args = command_line.parser("").parse_args(["--preset", "paper"])
     sizes = {}
     for architecture in ("shallow", "mlp", "cnn"):
-        [settings, *_] = experiments.select(args, [architecture], ["vanilla"])
-        model, hidden = experiments.build_model(settings, (28, 28, 1))
+        [settings, *_] = select(args, [architecture], ["vanilla"])
+        model, hidden = build_model(settings, (28, 28, 1))
         sizes[architecture] = [
             int(np.prod(model.get_layer(name).output.shape[1:])) for name in hidden
         ]
@@ -200,7 +208,7 @@ def test_networks_have_the_sizes_of_the_paper(example):
     }
 
 
-def test_main_figures_show_the_most_robust_beta(example):
+def test_main_figures_show_the_most_robust_beta():
     """Over seeds and attacks, for each condition on its own."""
 
     def result(condition, beta, seed, *correct):
@@ -226,7 +234,7 @@ def test_main_figures_show_the_most_robust_beta(example):
         result("all", 1.0, 0, 3, 3),
         result("all", 5.0, 0, 1, 1),
     ]
-    best = example("figures")._best(results)
+    best = figures._best(results)
     assert [(r["settings"]["condition"], r["settings"]["beta"]) for r in best] == [
         ("vanilla", None),
         ("last", 5.0),
@@ -235,8 +243,7 @@ def test_main_figures_show_the_most_robust_beta(example):
     ]
 
 
-def test_finished_runs_are_not_repeated(example, tiny, tmp_path, capsys):
-    shallow_mlp = example("shallow_mlp")
+def test_finished_runs_are_not_repeated(tiny, tmp_path, capsys):
     arguments = [*tiny, "--architectures", "shallow-nobn", "--conditions", "last"]
     shallow_mlp.main(arguments)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
@@ -250,21 +257,23 @@ def test_finished_runs_are_not_repeated(example, tiny, tmp_path, capsys):
 
 
 def test_interrupted_and_restarted_ends_with_the_same_results(
-    example, tiny, tmp_path, monkeypatch, capsys
+    tiny, tmp_path, monkeypatch, capsys
 ):
-    experiments, paper = example("experiments"), example("paper")
     arguments = [*tiny, "--experiments", "shallow", "--architectures", "shallow"]
     paper.main([*arguments, "--output", str(tmp_path / "whole")])
 
-    perform, halves = experiments.perform, tmp_path / "halves"
+    perform, halves = all_runs.perform, tmp_path / "halves"
 
     def killed(settings, *others):
         if settings["condition"] == "last":
-            (halves / "digits-shallow-last-beta5-seed0.tmp").write_text('{"sett')
+            # As a process leaves it that is killed while it writes.
+            (halves / "unfinished-1").mkdir()
+            unfinished = halves / "unfinished-1/digits-shallow-last-beta5-seed0.json"
+            unfinished.write_text('{"sett')
             raise KeyboardInterrupt
         return perform(settings, *others)
 
-    monkeypatch.setattr(experiments, "perform", killed)
+    monkeypatch.setattr(all_runs, "perform", killed)
     with pytest.raises(KeyboardInterrupt):
         paper.main([*arguments, "--output", str(halves)])
     assert len(results_in(halves)) == 1
@@ -272,15 +281,25 @@ def test_interrupted_and_restarted_ends_with_the_same_results(
     assert "1 of 2 runs are finished" in capsys.readouterr().out
     assert "digits-figure2" in figures_in(halves)
 
-    monkeypatch.setattr(experiments, "perform", perform)
+    monkeypatch.setattr(all_runs, "perform", perform)
     paper.main([*arguments, "--output", str(halves)])
     assert len(results_in(halves)) == 2
     assert results_in(halves) == results_in(tmp_path / "whole")
 
 
+def test_interrupted_write_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "result.json"
+    with written_whole(path) as unfinished:
+        unfinished.write_text("whole")
+    with pytest.raises(KeyboardInterrupt), written_whole(path) as unfinished:
+        unfinished.write_text("ha")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == [path] and path.read_text() == "whole"
+
+
 @pytest.mark.slow
-def test_smoke_preset_runs_the_whole_paper(example, tmp_path):
-    results = example("paper").main(
+def test_smoke_preset_runs_the_whole_paper(tmp_path):
+    results = paper.main(
         ["--preset", "smoke", "--output", str(tmp_path), "--attacked", "10"]
     )
     assert len(results) == 20
@@ -289,8 +308,8 @@ def test_smoke_preset_runs_the_whole_paper(example, tmp_path):
 
 
 @pytest.mark.mnist
-def test_shallow_mlp_flattens_the_spectrum_on_mnist(example, mnist, tmp_path):
-    plain, regularized = example("shallow_mlp").main(
+def test_shallow_mlp_flattens_the_spectrum_on_mnist(mnist, tmp_path):
+    plain, regularized = shallow_mlp.main(
         [
             *("--dataset", "mnist", "--architectures", "shallow", "--width", "200"),
             *("--epochs", "8", "--batch-size", "300", "--attacked", "200"),
@@ -304,12 +323,12 @@ def test_shallow_mlp_flattens_the_spectrum_on_mnist(example, mnist, tmp_path):
     assert regularized["dimension_90"] > plain["dimension_90"]
 
 
-def test_data_set_from_a_file(example, tmp_path):
+def test_data_set_from_a_file(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.integers(256, size=(7, 28, 28)).astype("uint8"), np.arange(7)
     path = tmp_path / "mnist.npz"
     np.savez(path, x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
-    (x_train, y_train), (x_test, _) = example("example_data").load("mnist", str(path))
+    (x_train, y_train), (x_test, _) = data.load("mnist", str(path))
     np.testing.assert_allclose(x_train[..., 0], x / 255, rtol=1e-6)
     assert x_train.shape == (7, 28, 28, 1) and x_train.dtype == np.float32
     np.testing.assert_array_equal(y_train, y)
@@ -317,8 +336,8 @@ def test_data_set_from_a_file(example, tmp_path):
 
 
 @pytest.mark.mnist
-def test_data_set_through_tensorflow_datasets(example, mnist):
-    (x_train, y_train), (x_test, y_test) = example("example_data").load("mnist")
+def test_data_set_through_tensorflow_datasets(mnist):
+    (x_train, y_train), (x_test, y_test) = data.load("mnist")
     assert x_train.shape == (60000, 28, 28, 1) and x_test.shape == (10000, 28, 28, 1)
     assert x_train.dtype == np.float32 and (x_train.min(), x_train.max()) == (0, 1)
     np.testing.assert_array_equal(np.bincount(y_test)[:3], [980, 1135, 1032])

@@ -1,4 +1,4 @@
-"""The data sets of the examples, as arrays with pixels in [0, 1]."""
+"""The data sets, as arrays with pixels in [0, 1]."""
 
 import importlib.util
 
@@ -15,10 +15,9 @@ def load(name, path=None):
         name: `"mnist"` or `"fashion_mnist"`, or `"digits"`: scikit-learn's 1,797 digits
             of 8×8 pixels, which need no download; every fifth is a test image.
         path: An `.npz` file like Keras's `mnist.npz`, or the folder of
-            tensorflow-datasets. Defaults to tensorflow-datasets in its own folder (the
-            environment variable `TFDS_DATA_DIR`, or `~/tensorflow_datasets`) if it
-            and TensorFlow are installed, and else to `keras.datasets`, which needs
-            neither.
+            tensorflow-datasets. Without it, tensorflow-datasets looks in its own folder
+            (the environment variable `TFDS_DATA_DIR`, or `~/tensorflow_datasets`) if it
+            and TensorFlow are installed; if not, `keras.datasets` downloads the file.
 
     Returns:
         `(x_train, y_train), (x_test, y_test)`.
@@ -48,3 +47,17 @@ def load(name, path=None):
         for x, y in splits
     )
     return train, test
+
+
+def choose(images_and_labels, count):
+    """A random choice, the same in every run.
+
+    The first images of MNIST's test set are harder than the others, so they would not
+    stand for all of them.
+
+    Returns:
+        `count` images and their labels, or all if there are fewer.
+    """
+    x, y = images_and_labels
+    chosen = np.random.default_rng(0).permutation(len(x))[:count]
+    return x[chosen], y[chosen]

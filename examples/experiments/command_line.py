@@ -1,0 +1,67 @@
+"""The options of the experiments' scripts, and what every script does with them.
+
+`settings.select` reads the options, `all_runs.run_all` performs the runs.
+"""
+
+import argparse
+import pathlib
+
+from . import data
+from .all_runs import run_all
+from .conditions import ARCHITECTURES, CONDITIONS
+from .presets import PRESETS
+from .results import load_result, result_path
+from .table import print_results
+
+
+def parser(description):
+    """The options that the scripts have in common."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, default="cpu", help="sets what is not given")
+    add("--dataset", choices=data.DATASETS)
+    add("--data", help="an .npz file like mnist.npz, or tensorflow-datasets' folder")
+    add("--output", type=pathlib.Path, help="default: results/<preset>")
+    add("--seeds", type=int, nargs="+")
+    add("--betas", type=float, nargs="+", help="strengths β of the spectral penalty")
+    add("--architectures", nargs="+", choices=ARCHITECTURES)
+    add("--conditions", nargs="+", choices=CONDITIONS)
+    add("--epochs", type=int)
+    add("--width", type=int, help="units of each dense hidden layer")
+    add("--learning-rate", type=float)
+    add("--batch-size", type=int)
+    add("--alpha", type=float, default=1.0)
+    add("--tau", type=int, default=10)
+    add("--attacked", type=int, help="attack so many of the test images")
+    add("--draw", action="store_true", help="train nothing, draw what is there")
+    return parser
+
+
+def main(args, runs, draw):
+    """Performs runs, draws figures into their folder, and prints a table.
+
+    Args:
+        args: The parsed command line.
+        runs: Settings of each run.
+        draw: A function of `figures`: takes the results, returns figures by name.
+
+    Returns:
+        The results.
+    """
+    if not runs:
+        raise SystemExit("No runs: these --architectures and --conditions don't meet.")
+    folder = args.output or pathlib.Path("results") / args.preset
+    dataset = runs[0]["dataset"]
+    if args.draw:
+        found = [load_result(result_path(folder, each), each) for each in runs]
+        results = [result for result in found if result]
+        print(f"{len(results)} of {len(runs)} runs are finished in {folder}")
+    else:
+        results = run_all(runs, data.load(dataset, args.data), folder)
+    for name, figure in draw(results).items():
+        figure.savefig(folder / f"{dataset}-{name}.png", dpi=120)
+    print_results(results)
+    print(f"\nResults and figures are in {folder}")
+    return results

@@ -1,0 +1,106 @@
+"""One run: a network is trained, measured and attacked.
+
+`networks` builds the network; `results` keeps what `perform` returns, and `figures` and
+`table` show it.
+"""
+
+import time
+
+import keras
+import numpy as np
+
+import keras_powerlaw as kp
+
+from .conditions import SPECTRAL
+from .data import choose
+from .networks import build_model
+from .presets import PAPER_REFRESH
+from .results import report_to_json, rounded
+
+
+def perform(settings, data, report_epoch):
+    """Trains and measures one network.
+
+    Args:
+        settings: One of those that `settings.select` returns.
+        data: `(x_train, y_train), (x_test, y_test)`.
+        report_epoch: Called after each epoch with its number, from 0, and its logs.
+
+    Returns:
+        A dictionary of what the run's JSON file holds.
+    """
+    (x_train, y_train), _ = data
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(settings["seed"])
+    model, hidden = build_model(settings, x_train.shape[1:])
+    begin = time.perf_counter()
+    history = train(model, settings, x_train, y_train, report_epoch)
+    trained = time.perf_counter()
+    measurements = measure(model, hidden, settings, data)
+    return {
+        "settings": settings,
+        "keras": keras.version(),
+        "backend": keras.backend.backend(),
+        "training_seconds": round(trained - begin, 3),
+        "measuring_seconds": round(time.perf_counter() - trained, 3),
+        "history": history,
+        **measurements,
+    }
+
+
+def train(model, settings, x, y, report_epoch):
+    """Trains the model as its settings say. Returns Keras's history."""
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=report_epoch)]
+    if settings["condition"] in SPECTRAL:
+        refresh = settings.get("refresh", PAPER_REFRESH)
+        callbacks.insert(0, kp.EigenbasisRefresh(x, **refresh))
+    return model.fit(
+        x,
+        y,
+        batch_size=settings["batch_size"],
+        epochs=settings["epochs"],
+        callbacks=callbacks,
+        verbose=0,
+    ).history
+
+
+def measure(model, hidden, settings, data):
+    """Accuracy, spectra, robustness and sensitivity of a trained model."""
+    (x_train, _), (x_test, y_test) = data
+    predicted = model.predict(x_test, batch_size=1000, verbose=0).argmax(axis=1)
+    spectra = {
+        name: kp.measure_spectrum(model, x_train, name, verbose=0) for name in hidden
+    }
+    components = [
+        n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= spectra[hidden[-1]].rank
+    ]
+    sensitivity = kp.sensitivity_maps(
+        model, x_train, hidden[-1], components, images=1, verbose=0
+    )
+    report = kp.evaluate_robustness(
+        model,
+        *choose(data[1], settings["attacked"]),
+        settings["epsilons"],
+        verbose=0,
+    )
+    return {
+        "test_accuracy": float(np.mean(predicted == y_test)),
+        "spectra": {
+            name: {
+                "exponent": spectrum.exponent,
+                "exponent_interval": spectrum.exponent_interval,
+                "fit_range": spectrum.fit_range,
+                "dimension_90": spectrum.dimension_90,
+                "participation_ratio": spectrum.participation_ratio,
+                "eigenvalues": rounded(spectrum.eigenvalues, 6),
+            }
+            for name, spectrum in spectra.items()
+        },
+        "robustness": report_to_json(report),
+        "sensitivity": {
+            "components": components,
+            "eigenvalues": rounded(sensitivity.eigenvalues, 6),
+            "first_image": rounded(sensitivity.maps[:, 0], 3),
+            "total": rounded(sensitivity.total, 3),
+        },
+    }

@@ -1,0 +1,71 @@
+"""The results' files: one JSON file for each run, whole or not there at all.
+
+`one_run.perform` makes what is in them; `figures` and `table` read it.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+import keras_powerlaw as kp
+
+from .settings import run_name
+
+
+def result_path(folder, settings):
+    return folder / f"{run_name(settings)}.json"
+
+
+def load_result(path, settings):
+    """What a finished run has left in its file, or None if there is no file.
+
+    Raises:
+        SystemExit: If the file was made with other settings.
+    """
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    if result["settings"] != settings:
+        raise SystemExit(
+            f"{path} was made with other settings: {result['settings']}, not "
+            f"{settings}. Remove it, or choose another --output."
+        )
+    return result
+
+
+def save_result(path, result):
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(result))
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """Gives a path to write to, and moves the finished file to `path`.
+
+    A process that is killed while it writes leaves nothing at `path`, only a folder
+    that no other process looks into.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="unfinished-") as folder:
+        unfinished = pathlib.Path(folder) / path.name
+        yield unfinished
+        os.replace(unfinished, path)
+
+
+def report_to_json(report):
+    """A `RobustnessReport` as what `json.dumps` takes."""
+    return json.loads(report.to_json())
+
+
+def report_from_json(found):
+    """The `RobustnessReport` that `report_to_json` was given."""
+    return kp.RobustnessReport.from_json(json.dumps(found))
+
+
+def rounded(array, digits):
+    """The array as nested lists, each number with so many significant digits."""
+    values = [float(f"{value:.{digits}g}") for value in np.ravel(array)]
+    return np.reshape(values, np.shape(array)).tolist()
