@@ -7,8 +7,8 @@ are CPU seconds of all threads together, which bear other work on the machine be
 than wall time. LAPACK gets one thread unless OPENBLAS_NUM_THREADS says otherwise, since
 its threads wait by spinning.
 
-    python benchmarks/cost.py         # calibrate, predict, measure (some minutes)
-    python benchmarks/cost.py --gpus  # predict a width of 16,384 from data sheets
+    python -m benchmarks.cost         # calibrate, predict, measure (some minutes)
+    python -m benchmarks.cost --gpus  # predict a width of 16,384 from data sheets
 """
 
 import argparse
@@ -21,9 +21,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import keras
 import numpy as np
-from networks import shallow
 
 import keras_powerlaw as kp
+from benchmarks.networks import shallow
 from keras_powerlaw.spectral import spectra
 
 IMAGE, INPUTS, CLASSES, TAU = (28, 28, 1), 784, 10, 10

@@ -6,18 +6,14 @@ import json
 import os
 import pathlib
 import platform
-import sys
 import time
 
 import keras
 import numpy as np
 import scipy
 
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
-
-from experiments.results import load_result, save_result
-
 import keras_powerlaw as kp
+from examples.experiments.results import load_result, save_result
 
 
 class Clock:

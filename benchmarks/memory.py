@@ -1,7 +1,7 @@
 """The estimate of a refresh's memory, beside what it takes. On Linux only.
 
-python benchmarks/memory.py 2000
-python benchmarks/memory.py 2000 1000 2000 500   # four layers together
+python -m benchmarks.memory 2000
+python -m benchmarks.memory 2000 1000 2000 500   # four layers together
 """
 
 import argparse

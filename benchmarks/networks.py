@@ -1,18 +1,13 @@
 """Trained networks for benchmarks: trained once, then read from a cache."""
 
 import functools
-import pathlib
-import sys
 from unittest import mock
 
 import keras
 
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
-
-from experiments.networks import build_model
-from literal import LiteralRegularizer
-
 import keras_powerlaw as kp
+from benchmarks.literal import LiteralRegularizer
+from examples.experiments.networks import build_model
 
 SHALLOW = {"architecture": "shallow", "width": 2000, "learning_rate": 1e-3}
 NETWORKS = {

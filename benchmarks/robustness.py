@@ -4,8 +4,8 @@ Every finished measurement leaves a JSON file in the output folder and is not re
 so that the script can be stopped and started again. The networks are trained on first
 use (about ten minutes on two cores) and kept in the folder `--cache`.
 
-    python benchmarks/robustness.py --cache networks
-    python benchmarks/robustness.py --cache networks --images 2000 --networks plain
+    python -m benchmarks.robustness --cache networks
+    python -m benchmarks.robustness --cache networks --images 2000 --networks plain
 
 At the end a table of all that has been timed is printed; its ratios are over pgd_ce.
 The sweeps are PGD with 40 steps of 0.01 at seven epsilons, compilation included:
@@ -21,20 +21,17 @@ import gc
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
-
 import keras
-import networks
 import numpy as np
-from experiments import data as data_sets
 
 import keras_powerlaw as kp
+from benchmarks import networks
+from benchmarks.processes import in_a_process
+from examples.experiments import data as data_sets
 
 EPSILONS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 STEPS, STEP_SIZE, BATCH = 40, 0.01, 500
@@ -280,12 +277,11 @@ def main(argv=None):
             shown = {key: result[key] for key in result if key != "report"}
             print(name, json.dumps(shown, ensure_ascii=False), flush=True)
 
-    def in_a_process(*options):
-        command = [sys.executable, __file__, "--cache", args.cache, *options]
-        done = subprocess.run(
-            [str(word) for word in command], check=True, capture_output=True, text=True
-        )
-        return json.loads(done.stdout.splitlines()[-1])
+    def by_itself(*options):
+        options = ["--cache", args.cache.resolve(), *options]
+        if args.data_dir:
+            options += ["--data-dir", pathlib.Path(args.data_dir).resolve()]
+        return in_a_process("benchmarks.robustness", *options)
 
     for network in args.networks:
         model = networks.trained(network, data, args.cache, EPOCHS[network])
@@ -299,9 +295,9 @@ def main(argv=None):
                 y[: args.images],
             )
     for count in args.memory:
-        measure(f"memory-{count}", in_a_process, "--peak", count)
+        measure(f"memory-{count}", by_itself, "--peak", count)
     for by in ("cleverhans", "ours") if args.memory else ():
-        measure(f"kept-{by}", in_a_process, "--kept", by)
+        measure(f"kept-{by}", by_itself, "--kept", by)
     for network in args.networks if args.flagged else []:
         model = networks.trained(network, data, args.cache, EPOCHS[network])
         checkpoint = args.output / f"robustness-{network}.unfinished.json"

@@ -1,21 +1,16 @@
 """Trainings that end in a spectrum of 1/n, to be compared in time and robustness."""
 
 import json
-import pathlib
-import sys
 import time
 
 import keras
 import numpy as np
 from matplotlib.figure import Figure
-from measuring import Clock, measured, progress, ratios, seconds
-from networks import PENALTY, shallow
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
-
-from experiments.table import over_seeds
 
 import keras_powerlaw as kp
+from benchmarks.measuring import Clock, measured, progress, ratios, seconds
+from benchmarks.networks import PENALTY, shallow
+from examples.experiments.table import over_seeds
 
 # Trainings to compare: the form of the penalty and its settings, those of `fit()` and
 # Adam, and those of `EigenbasisRefresh`. With "decay", the learning rate falls to zero

@@ -9,13 +9,11 @@ Prints the tables of "Small batches" in docs/theory.md:
     refresh  simulation: bases from few examples (some minutes)
     network  trains one layer of 200 units on MNIST at three batch sizes (some minutes)
 
-    python benchmarks/small_batches.py
-    python benchmarks/small_batches.py --tables batch anchors
+    python -m benchmarks.small_batches
+    python -m benchmarks.small_batches --tables batch anchors
 """
 
 import argparse
-import pathlib
-import sys
 
 import keras
 import numpy as np
@@ -24,8 +22,6 @@ from scipy import optimize, special, stats
 import keras_powerlaw as kp
 from keras_powerlaw import Spectrum
 from keras_powerlaw.spectral import spectra
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 
 BATCHES = (32, 64, 128, 500, 1000, 3000)
 
@@ -265,7 +261,7 @@ def refresh_table(ratios=(0.5, 1, 1.5, 2, 3, 5, 10)):
 
 def network_table(width=200, tau=10, images=30000):
     """λₙ/γₙ of the spectrum over all images after training, behind τ."""
-    from experiments import data
+    from examples.experiments import data
 
     (x, y), _ = data.load("mnist")
     x, y = x[:images], y[:images]

@@ -5,11 +5,11 @@ so that the script can be stopped, or killed, and started again. What is compare
 turns: A B A B …, and a ratio is the median over the turns. Seconds are of the wall
 clock, CPU seconds of all threads; on a machine that is shared, trust those of the CPU.
 
-    python benchmarks/speed.py                               # all of them: hours
-    python benchmarks/speed.py --measure step refresh memory --data random
-    python benchmarks/speed.py --measure step --sizes 2000x3000 --forms plain literal
-    python benchmarks/speed.py --measure spectrum --schedules paper fast --seeds 0 1 2
-    KERAS_BACKEND=jax python benchmarks/speed.py --data mnist.npz   # no TensorFlow
+    python -m benchmarks.speed                               # all of them: hours
+    python -m benchmarks.speed --measure step refresh memory --data random
+    python -m benchmarks.speed --measure step --sizes 2000x3000 --forms plain literal
+    python -m benchmarks.speed --measure spectrum --schedules paper fast --seeds 0 1 2
+    KERAS_BACKEND=jax python -m benchmarks.speed --data mnist.npz   # no TensorFlow
 
 The network is that of section 4.1: 2,000 tanh units with batch normalization, on MNIST.
 
@@ -25,19 +25,16 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
-
 import keras
 import numpy as np
 import scipy.linalg
-from experiments import data as data_sets
-from measuring import (
+
+import keras_powerlaw as kp
+from benchmarks.measuring import (
     Clock,
     device,
     measured,
@@ -46,17 +43,17 @@ from measuring import (
     progress,
     ratios,
 )
-from networks import FORMS, XLA, shallow
-from robustness import status
-from schedules import (
+from benchmarks.networks import FORMS, XLA, shallow
+from benchmarks.processes import in_a_process
+from benchmarks.robustness import status
+from benchmarks.schedules import (
     SCHEDULES,
     interval_table,
     measure_intervals,
     measure_spectra,
     spectrum_table,
 )
-
-import keras_powerlaw as kp
+from examples.experiments import data as data_sets
 
 # The program of "literal-unrolled" takes long to compile.
 DEFAULT_FORMS = ("plain", "regularized", "exact", "literal")
@@ -319,18 +316,16 @@ def measure_refresh(args, data):
 
 
 def measure_memory(args):
-    def in_a_process(form):
-        command = [sys.executable, __file__, "--peak", form]
-        command += ["--width", str(args.width), "--batch", str(args.batch)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return json.loads(done.stdout.splitlines()[-1])
+    def by_itself(form):
+        options = ("--peak", form, "--width", args.width, "--batch", args.batch)
+        return in_a_process("benchmarks.speed", *options)
 
     for form in args.forms:
         measured(
             args.output,
             f"memory-{args.width}x{args.batch}-{form}",
             {"form": form, "width": args.width, "batch": args.batch},
-            lambda form=form: in_a_process(form),
+            lambda form=form: by_itself(form),
         )
 
 

@@ -1,8 +1,6 @@
 """The benchmarks' own mathematics, and their runners at sizes of no interest."""
 
-import importlib
 import json
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,24 +8,19 @@ import pytest
 from backend import value_and_gradient
 
 import keras_powerlaw as kp
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
+from benchmarks import measuring, schedules, speed
+from benchmarks.literal import LiteralRegularizer
+from benchmarks.networks import shallow
 
 
 @pytest.mark.parametrize("unrolled", [False, True])
-def test_literal_penalty_is_the_package_s(benchmark, unrolled):
+def test_literal_penalty_is_the_package_s(unrolled):
     rng = np.random.default_rng(0)
     activity = 1 + rng.normal(size=(60, 20)) * np.arange(1, 21) ** -0.7
     basis, _ = np.linalg.qr(rng.normal(size=(20, 20)))
     settings = {"alpha": 1.2, "tau": 4, "beta": 3.0}
     ours = kp.SpectralActivityRegularizer(**settings)
-    literal = benchmark("literal").LiteralRegularizer(**settings, unrolled=unrolled)
+    literal = LiteralRegularizer(**settings, unrolled=unrolled)
     results = []
     for regularizer in (ours, literal):
         regularizer.eigenbasis.renew(basis)
@@ -42,14 +35,14 @@ def test_literal_penalty_is_the_package_s(benchmark, unrolled):
 
 
 @pytest.mark.parametrize("form", ["literal", "literal-unrolled"])
-def test_literal_penalty_trains_as_the_package_s(benchmark, digits, form):
+def test_literal_penalty_trains_as_the_package_s(digits, form):
     """Compiled within `fit()`, the last batch smaller."""
     (x, y), _ = digits
     x, y = np.pad(x[:90], ((0, 0), (10, 10), (10, 10), (0, 0))), y[:90]
     losses = []
     for each in ("regularized", form):
         keras.utils.set_random_seed(0)
-        model = benchmark("networks").shallow(each, 15)
+        model = shallow(each, 15)
         refresh = kp.EigenbasisRefresh(x)
         history = model.fit(
             x, y, batch_size=40, epochs=2, callbacks=[refresh], verbose=0
@@ -81,8 +74,7 @@ def results_in(folder):
     }
 
 
-def test_speed_of_steps_and_refreshes(benchmark, tiny, tmp_path, capsys):
-    speed = benchmark("speed")
+def test_speed_of_steps_and_refreshes(tiny, tmp_path, capsys):
     speed.main([*tiny, "--measure", "step", "refresh"])
     results = results_in(tmp_path)
     times = results["step-30x20"]["times"]
@@ -101,11 +93,9 @@ def test_speed_of_steps_and_refreshes(benchmark, tiny, tmp_path, capsys):
         speed.main([*tiny, "--measure", "step", "--rounds", "3"])
 
 
-def test_forms_whose_steps_take_too_long_are_left_out(
-    benchmark, tiny, tmp_path, capsys
-):
+def test_forms_whose_steps_take_too_long_are_left_out(tiny, tmp_path, capsys):
     arguments = [*tiny, "--measure", "step", "--forms", "plain", "exact"]
-    benchmark("speed").main([*arguments, "--limit", "0"])
+    speed.main([*arguments, "--limit", "0"])
     assert (
         "| 30 | 20 | exact | left out: the first step took" in capsys.readouterr().out
     )
@@ -113,21 +103,20 @@ def test_forms_whose_steps_take_too_long_are_left_out(
     assert not result["times"] and list(result["left_out"]) == ["plain", "exact"]
 
 
-def test_memory_of_a_process(benchmark, tiny, tmp_path, capsys):
-    benchmark("speed").main([*tiny, "--measure", "memory", "--forms", "literal"])
+def test_memory_of_a_process(tiny, tmp_path, capsys):
+    speed.main([*tiny, "--measure", "memory", "--forms", "literal"])
     [result] = results_in(tmp_path).values()
     assert result["peak_mib"] >= result["before_mib"] > 50
     assert "| 30 | 20 | literal |" in capsys.readouterr().out
 
 
-def test_schedules(benchmark, tiny, tmp_path, capsys, monkeypatch):
-    schedules = benchmark("schedules")
+def test_schedules(tiny, tmp_path, capsys, monkeypatch):
     for name, refresh in ("literal", {}), ("fast", {"every_steps": 3}):
         small = {"batch_size": 20, "epochs": 2, "refresh": refresh}
         schedule = {**schedules.SCHEDULES[name], **small}
         monkeypatch.setitem(schedules.SCHEDULES, name, schedule)
     monkeypatch.setattr(schedules, "NEAR", np.inf)  # measures at every refresh
-    benchmark("speed").main(
+    speed.main(
         [
             *(*tiny, "--measure", "spectrum", "--schedules", "literal", "fast"),
             *("--draw", str(tmp_path / "spectra.png")),
@@ -152,9 +141,8 @@ def test_schedules(benchmark, tiny, tmp_path, capsys, monkeypatch):
 
 
 def test_training_stops_where_exponent_and_accuracy_are_reached(
-    benchmark, tiny, tmp_path, monkeypatch
+    tiny, tmp_path, monkeypatch
 ):
-    schedules = benchmark("schedules")
     small = {"batch_size": 20, "epochs": 3, "refresh": {}, "stop": 0.3}
     schedule = {**schedules.SCHEDULES["fast"], **small}
     monkeypatch.setitem(schedules.SCHEDULES, "fast", schedule)
@@ -164,15 +152,14 @@ def test_training_stops_where_exponent_and_accuracy_are_reached(
     monkeypatch.setattr(
         schedules, "accuracy", lambda model, x, y: float(model.optimizer.iterations > 0)
     )
-    benchmark("speed").main([*tiny, "--measure", "spectrum", "--schedules", "fast"])
+    speed.main([*tiny, "--measure", "spectrum", "--schedules", "fast"])
     fast = results_in(tmp_path)["spectrum-30-fast-seed0"]
     # Keras takes one step more.
     assert [found["epochs"] for found in fast["candidates"]] == [0, 1, 1.25]
     assert schedules.time_to(fast, below=0.01) == fast["candidates"][1]["clock"]
 
 
-def test_clock_pauses(benchmark, monkeypatch):
-    measuring = benchmark("measuring")
+def test_clock_pauses(monkeypatch):
     now = iter([0, 10, 15, 22])
     monkeypatch.setattr(
         measuring.Clock, "_now", lambda self: np.array([next(now)] * 2, "float64")

@@ -1,0 +1,1 @@
+"""Benchmarks, run from the project's root: `python -m benchmarks.speed --help`."""
