@@ -23,7 +23,7 @@ import keras
 import numpy as np
 
 import keras_powerlaw as kp
-from benchmarks.networks import shallow
+from benchmarks.forms import shallow
 from keras_powerlaw.spectral import spectra
 
 IMAGE, INPUTS, CLASSES, TAU = (28, 28, 1), 784, 10, 10

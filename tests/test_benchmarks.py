@@ -8,9 +8,10 @@ import pytest
 from backend import value_and_gradient
 
 import keras_powerlaw as kp
-from benchmarks import measuring, schedules, speed
+from benchmarks import schedules, speed, trainings
+from benchmarks.clock import Clock
+from benchmarks.forms import shallow
 from benchmarks.literal import LiteralRegularizer
-from benchmarks.networks import shallow
 
 
 @pytest.mark.parametrize("unrolled", [False, True])
@@ -150,7 +151,7 @@ def test_training_stops_where_exponent_and_accuracy_are_reached(
     monkeypatch.setattr(schedules, "TOLERANCE", np.inf)
     # Not before the first step, when nothing has been learnt.
     monkeypatch.setattr(
-        schedules, "accuracy", lambda model, x, y: float(model.optimizer.iterations > 0)
+        trainings, "accuracy", lambda model, x, y: float(model.optimizer.iterations > 0)
     )
     speed.main([*tiny, "--measure", "spectrum", "--schedules", "fast"])
     fast = results_in(tmp_path)["spectrum-30-fast-seed0"]
@@ -162,9 +163,9 @@ def test_training_stops_where_exponent_and_accuracy_are_reached(
 def test_clock_pauses(monkeypatch):
     now = iter([0, 10, 15, 22])
     monkeypatch.setattr(
-        measuring.Clock, "_now", lambda self: np.array([next(now)] * 2, "float64")
+        Clock, "_now", lambda self: np.array([next(now)] * 2, "float64")
     )
-    clock = measuring.Clock()
+    clock = Clock()
     with clock.paused():  # from 10 to 15
         pass
     assert clock.read() == [17, 17]

@@ -48,7 +48,7 @@ def perform(settings, data, report_epoch):
     }
 
 
-def train(model, settings, x, y, report_epoch):
+def train(model, settings, x, y, report_epoch=None):
     """Trains the model as its settings say. Returns Keras's history."""
     callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=report_epoch)]
     if settings["condition"] in SPECTRAL:

@@ -1,25 +1,18 @@
-"""The estimate of a refresh's memory, beside what it takes. On Linux only.
+"""How much memory a refresh takes, and the package's estimate of it. On Linux only.
 
-python -m benchmarks.memory 2000
-python -m benchmarks.memory 2000 1000 2000 500   # four layers together
+python -m benchmarks.refresh_memory 2000
+python -m benchmarks.refresh_memory 2000 1000 2000 500   # four layers together
 """
 
 import argparse
 import gc
-import pathlib
-import re
 
 import keras
 import numpy as np
 
 import keras_powerlaw as kp
+from benchmarks.machine import forget_peak, memory
 from keras_powerlaw.support.memory import needed_bytes
-
-SELF = pathlib.Path("/proc/self")
-
-
-def resident(key):
-    return 1024 * int(re.search(rf"{key}:\s+(\d+)", (SELF / "status").read_text())[1])
 
 
 def layers_of(units):
@@ -40,18 +33,18 @@ def main(argv=None):
     parser.add_argument("--again", action="store_true", help="the second refresh")
     args = parser.parse_args(argv)
     x = np.random.default_rng(0).normal(size=(512, 20)).astype("float32")
-    kp.refresh_eigenbasis(layers_of([64]), x)  # loads what is loaded on first use
+    kp.refresh_eigenbasis(layers_of([64]), x)  # loads what the first refresh loads
     model = layers_of(args.units)
     if args.again:
         kp.refresh_eigenbasis(model, x, batch_size=128)
     gc.collect()
-    (SELF / "clear_refs").write_text("5")  # the peak begins anew
-    before = resident("VmRSS")
+    forget_peak()
+    before = memory("VmRSS")
     kp.refresh_eigenbasis(model, x, batch_size=128)
-    taken, estimate = resident("VmHWM") - before, needed_bytes(args.units)
+    taken, estimate = memory("VmHWM") - before, needed_bytes(args.units) / 2**20
     print(
-        f"{keras.backend.backend()}, {args.units} units: {taken / 2**20:.0f} MiB, "
-        f"estimated {estimate / 2**20:.0f} MiB ({estimate / taken:.2f} of it)"
+        f"{keras.backend.backend()}, {args.units} units: {taken:.0f} MiB, "
+        f"estimated {estimate:.0f} MiB ({estimate / taken:.2f} of it)"
     )
 
 

@@ -1,0 +1,117 @@
+"""Trainings that end in a spectrum of 1/n: which are performed and kept.
+
+`trainings` performs one of them; `spectrum_tables` and `draw` show the results.
+"""
+
+from matplotlib.figure import Figure
+
+import keras_powerlaw as kp
+from benchmarks import schedules
+from benchmarks.forms import PENALTY
+from benchmarks.measuring import measured
+from benchmarks.schedules import INTERVALS, SCHEDULES
+from benchmarks.trainings import attacked, train, train_plain
+from examples.experiments.results import report_from_json, rounded
+
+
+def measure_spectra(args, data):
+    """One seed of each schedule, then the next."""
+    spectra = Spectra(args, data)
+    first, *_ = args.schedules
+    results = {f"plain, like {first}": [], **{name: [] for name in args.schedules}}
+    for seed in args.seeds:
+        results[f"plain, like {first}"].append(spectra.plain(SCHEDULES[first], seed))
+        for name in args.schedules:
+            results[name].append(
+                spectra.regularized(
+                    *("spectrum", name, SCHEDULES[name], seed, schedules.NEAR)
+                )
+            )
+    if args.draw:
+        draw(results).savefig(args.draw, dpi=150)
+
+
+def measure_intervals(args, data):
+    """Trainings that differ in how often they renew the basis, and on how much."""
+    spectra = Spectra(args, data)
+    for seed in args.seeds:
+        for name in args.schedules:
+            for steps, ratio in INTERVALS:
+                samples = None if ratio is None else int(ratio * args.width)
+                refresh = {"every_steps": steps, "max_samples": samples}
+                spectra.regularized(
+                    *("interval", f"{name}-{steps}-{ratio or 'all'}"),
+                    {**SCHEDULES[name], "refresh": refresh},
+                    *(seed, 0),
+                    **{"name": name, "examples_per_unit": ratio},
+                )
+
+
+class Spectra:
+    """Performs and keeps the trainings that the command line asks for."""
+
+    def __init__(self, args, data):
+        self.args, self.data = args, data
+        self.sizes = {
+            "width": args.width,
+            "images": len(data[0][0]),
+            "attacked": args.attacked,
+            "strong": args.strong,
+        }
+
+    def plain(self, schedule, seed):
+        """The result without the penalty, of which schedules may share one."""
+        keys = ("batch_size", "learning_rate", "decay", "epochs")
+        same = {key: schedule[key] for key in keys if key in schedule}
+        name = "plain-{batch_size}-{learning_rate:g}-{epochs}".format(**same)
+        return self._measured(
+            *("spectrum", name, same, seed, {}),
+            lambda: train_plain(same, seed, self.args.width, self.data),
+        )
+
+    def regularized(self, kind, label, schedule, seed, near, **settings):
+        """The result of a schedule; `near` is that of `train`."""
+        accuracies = self.plain(schedule, seed)["plain_accuracy"]
+        return self._measured(
+            *(kind, label, schedule, seed, settings),
+            lambda: train(
+                *(schedule, seed, self.args.width, self.data, accuracies, near)
+            ),
+        )
+
+    def _measured(self, kind, label, schedule, seed, settings, trained):
+        def run():
+            model, result = trained()
+            report = attacked(model, self.data, self.args.attacked, self.args.strong)
+            (x, _), _ = self.data
+            spectrum = kp.measure_spectrum(model, x, "hidden", verbose=0)
+            return {
+                **result,
+                **report,
+                "eigenvalues": rounded(spectrum.eigenvalues, 6),
+            }
+
+        settings = {"name": label, "schedule": schedule, "seed": seed, **settings}
+        return measured(
+            self.args.output,
+            f"{kind}-{self.args.width}-{label}-seed{seed}",
+            {**settings, **self.sizes},
+            run,
+        )
+
+
+def draw(results):
+    """Spectra and accuracies under PGD, a curve for each label, its seeds averaged."""
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    spectra = {
+        label: [kp.Spectrum(run["eigenvalues"]) for run in runs]
+        for label, runs in results.items()
+    }
+    kp.plot_spectrum(spectra, left, tau=PENALTY["tau"])
+    reports = {
+        label: [report_from_json(run["robustness"]) for run in runs]
+        for label, runs in results.items()
+    }
+    kp.plot_robustness(reports, "pgd", right)
+    return figure
