@@ -1,13 +1,13 @@
 """The network of section 4.1 with its penalty computed in several ways."""
 
 import functools
-from unittest import mock
 
 import keras
 
 import keras_powerlaw as kp
 from benchmarks.literal import LiteralRegularizer
 from examples.experiments.networks import compile_classifier
+from keras_powerlaw.spectral.basis import Eigenbasis
 
 PENALTY = {"alpha": 1.0, "tau": 10, "beta": 5.0}
 
@@ -15,12 +15,9 @@ PENALTY = {"alpha": 1.0, "tau": 10, "beta": 5.0}
 class Float32Regularizer(kp.SpectralActivityRegularizer):
     """`SpectralActivityRegularizer` with products in float32 on every machine."""
 
-    def restore_basis(self, needed):
-        with mock.patch(
-            "keras_powerlaw.spectral.regularizers.product_dtype",
-            lambda units: "float32",
-        ):
-            super().restore_basis(needed)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.eigenbasis = Eigenbasis(self, first=self.tau, dtype="float32")
 
 
 # What computes the penalty: called with its settings.

@@ -3,6 +3,7 @@
 from keras import ops
 
 import keras_powerlaw as kp
+from keras_powerlaw.spectral.basis import Eigenbasis
 
 
 def literal_penalty(activity, basis, alpha, tau, beta, unrolled=False):
@@ -52,9 +53,7 @@ class LiteralRegularizer(kp.SpectralActivityRegularizer):
     def __init__(self, alpha=1.0, tau=10, beta=1.0, *, unrolled=False):
         super().__init__(alpha, tau, beta)
         self.unrolled = unrolled
-
-    def set_basis(self, eigenvectors):
-        self.restore_basis(eigenvectors)  # all of them
+        self.eigenbasis = Eigenbasis(self, first=1)  # all eigenvectors
 
     def penalty(self, activity):
         activity = ops.reshape(activity, (-1, self.basis.shape[0]))

@@ -223,7 +223,7 @@ class TestCombining:
         for reports, message in (
             ([report(0)], "at least two reports. Received: reports=1"),
             ([report(0), other], "reports with the same epsilons"),
-            ([report(0), report(1, norm=2)], "the same settings, but for the seed"),
+            ([report(0), report(1, norm=2)], "the same settings other than the seed"),
         ):
             with pytest.raises(ValueError, match=re.escape(message)):
                 combine_reports(reports)

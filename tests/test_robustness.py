@@ -360,7 +360,7 @@ class TestErrors:
                 (
                     "attacks",
                     value,
-                    "Expected a sequence of different names out of "
+                    "Expected a sequence of distinct names out of "
                     "('fgsm', 'pgd', 'noise', 'uniform_noise', 'pgd_ce', 'pgd_dlr', "
                     "'autopgd', 'square'), or \"strong\" for all. "
                     f"Received: attacks={value}",

@@ -3,7 +3,8 @@
 import numpy as np
 
 from keras_powerlaw import Spectrum
-from keras_powerlaw.spectral import spectra
+from keras_powerlaw.spectral.penalty import power_law_penalty
+from keras_powerlaw.spectral.spectrum import fit_power_law
 
 from .bases import sample_eigenvectors
 from .closed_forms import Ratio, anchors, equilibrium, expected_penalty
@@ -64,14 +65,14 @@ def refresh_table(ratios=(0.5, 1, 1.5, 2, 3, 5, 10)):
                 values, along = sample_eigenvectors(true, int(ratio * width), rng)
                 rank = Spectrum(values).rank
                 exponents = [
-                    spectra.fit_power_law(of, 11, end)[0]
+                    fit_power_law(of, 11, end)[0]
                     for of, ends in (
                         (values, (min(500, rank), rank)),
                         (along, (500, width)),
                     )
                     for end in ends
                 ]
-                penalty = spectra.power_law_penalty(along[9:], exponent)
+                penalty = power_law_penalty(along[9:], exponent)
                 yield (
                     *(exponent, width, ratio),
                     *(f"{value:.2f}" for value in exponents),

@@ -110,7 +110,7 @@ def _beaten(
             against = strong[-1] if strong else "pgd"
             unbroken = np.logical_and.accumulate(correct[against], axis=0)
             gaps = (unbroken & ~correct[name]).mean(axis=1)
-            finding = "{name} breaks {share} of the images, which {against} leaves."
+            finding = "{name} breaks {share} of the images that {against} leaves."
         else:
             against = reference
             gaps = accuracy[against] - accuracy[name]
@@ -145,7 +145,7 @@ def _overstated(
             "pgd overstates",
             float(gaps[at]),
             f"At ε = {epsilons[at]:g}, the strong attacks break {_percent(gaps[at])} "
-            "of the images, which pgd leaves.",
+            "of the images that pgd leaves.",
             "Report the worst case over the attacks.",
         )
 
@@ -192,7 +192,7 @@ def _measured(checks: Mapping[str, Any]) -> Iterator[Flag]:
             "batch dependence",
             value,
             "An image's outputs differ by "
-            f"{value:.2g} standard deviations with the rest of its batch.",
+            f"{value:.2g} standard deviations when the rest of its batch changes.",
             "Evaluate with statistics that are fixed after training (in a whitening "
             "layer the running ones): here the images of a batch attack each other.",
         ),

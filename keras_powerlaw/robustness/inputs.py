@@ -153,7 +153,7 @@ def validate_attacks(attacks: Any) -> tuple[str, ...]:
     if not names or not set(names) <= set(available) or len(set(names)) < len(names):
         raise invalid_value(
             "attacks",
-            f'a sequence of different names out of {available}, or "strong" for all',
+            f'a sequence of distinct names out of {available}, or "strong" for all',
             attacks,
         )
     return names

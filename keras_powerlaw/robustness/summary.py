@@ -103,7 +103,7 @@ def combine_reports(reports: Sequence[RobustnessReport]) -> RobustnessSummary:
             ("epsilons", first.epsilons.tolist(), report.epsilons.tolist()),
             ("attacks", list(first.correct), list(report.correct)),
             (
-                "settings, but for the seed",
+                "settings other than the seed",
                 {**first.settings, "seed": None},
                 {**report.settings, "seed": None},
             ),

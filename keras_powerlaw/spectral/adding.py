@@ -133,7 +133,7 @@ def _find_targets(model: keras.Model, layers: Any) -> list[keras.layers.Layer]:
     for index, target in enumerate(targets):
         if any(target is other for other in targets[:index]):
             raise invalid_value(
-                "layers", "every layer once", f"'{target.name}' more than once"
+                "layers", "each layer at most once", f"'{target.name}' more than once"
             )
     return targets
 

@@ -60,7 +60,7 @@ def input_batches(
             f"{x} (of type {type(x)})",
         )
     if stream is None:
-        raise invalid_value("x", "a finite data set", f"{x}, which has no end")
+        raise invalid_value("x", "a finite data set", f"{x}, which is infinite")
     inputs = (keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in stream)
     return _first_samples(inputs, max_samples), total if max_samples is None else None
 
