@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from keras_powerlaw.support.arguments import (
     invalid_value,
@@ -99,12 +100,15 @@ def _array_batches(
         rows = slice(start, min(start + batch_size, length))
         if order is None:
             return keras.tree.map_structure(lambda leaf: leaf[rows], x)
-        return keras.tree.map_structure(
-            lambda leaf: ops.convert_to_numpy(leaf)[order[rows]], x
-        )
+        return keras.tree.map_structure(lambda leaf: _take(leaf, order[rows]), x)
 
     starts = range(0, length, batch_size)
     return (batch(start) for start in starts), len(starts)
+
+
+def _take(array: Any, rows: NDArray[np.int64]) -> Any:
+    # On TensorFlow, `convert_to_numpy` copies all of a NumPy array, once per batch.
+    return ops.take(array, rows, axis=0) if ops.is_tensor(array) else array[rows]
 
 
 def _first_samples(batches: Iterable[Any], max_samples: int | None) -> Iterator[Any]:
