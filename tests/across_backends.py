@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from backend import BACKEND, to_numpy, value_and_gradient
+from models import compiled, hidden, network
 from problems import problem_of
 
 import keras_powerlaw as kp
@@ -19,19 +20,12 @@ EPSILONS = [0.05, 0.1]
 
 def compiled_model(whitened=True):
     regularizer = kp.SpectralActivityRegularizer(alpha=1.2, tau=3, beta=2.0)
-    model = keras.Sequential(
-        [
-            keras.Input((16,)),
-            keras.layers.Dense(
-                24, activation="tanh", name="hidden", activity_regularizer=regularizer
-            ),
-            *([kp.WhiteningLayer(name="white")] if whitened else []),
-            keras.layers.Dense(4, name="logits"),
-        ]
+    model = network(
+        hidden(24, regularizer),
+        *([kp.WhiteningLayer(name="white")] if whitened else []),
+        shape=(16,),
     )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.05), loss)
-    return model
+    return compiled(model, keras.optimizers.SGD(0.05))
 
 
 def results(directory):

@@ -7,12 +7,18 @@ import sys
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Two devices, for the tests of distributed training.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Two devices, for the tests of distributed training. On JAX, most of the time goes into
+# compiling small programs that run once: there, their machine code is not optimized.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2"
+    + " --xla_backend_optimization_level=0" * (os.environ["KERAS_BACKEND"] == "jax"),
+)
 
 import keras
 import numpy as np
 import pytest
+from models import compiled, hidden, network
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -67,16 +73,8 @@ def trained(digits):
     """An ordinary network on the digits, which returns logits; one for each file."""
     (x, y), _ = digits
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(64, activation="tanh"),
-            keras.layers.Dense(10),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
+    model = network(keras.layers.Flatten(), hidden(64), shape=(8, 8, 1), classes=10)
+    compiled(model, keras.optimizers.Adam(0.01))
     model.fit(x, y, batch_size=64, epochs=8, verbose=0)
     return model
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from datasets import gaussian
+from models import compiled, hidden, network
 
 import keras_powerlaw as kp
 
@@ -23,25 +25,13 @@ if keras.backend.backend() == "tensorflow":
 
     tf.config.experimental.enable_op_determinism()
 
-rng = np.random.default_rng(0)
-x = rng.normal(size=(150, 12)).astype("float32")
-y = rng.integers(4, size=150)
-model = keras.Sequential(
-    [
-        keras.Input((12,)),
-        keras.layers.Dense(20, activation="tanh"),
-        kp.WhiteningLayer(),
-        keras.layers.Dense(
-            15,
-            activation="tanh",
-            name="hidden",
-            activity_regularizer=kp.SpectralActivityRegularizer(tau=3),
-        ),
-        keras.layers.Dense(4),
-    ]
+x, y = gaussian(150)
+model = network(
+    hidden(20, name="first"),
+    kp.WhiteningLayer(),
+    hidden(15, kp.SpectralActivityRegularizer(tau=3)),
 )
-loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])
+compiled(model, keras.optimizers.Adam(1e-2), metrics=["accuracy"])
 
 
 class Kill(keras.callbacks.Callback):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from across_backends import EPSILONS, compiled_model, results
 from backend import BACKEND, only
+from models import hidden, network
 
 import keras_powerlaw as kp
 
@@ -115,14 +116,7 @@ class TestFiles:
     def test_weights_of_another_backend(self, ours, other, directory):
         with np.load(directory / "given.npz") as given:
             x = given["x"]
-        plain = keras.Sequential(
-            [
-                keras.Input((16,)),
-                keras.layers.Dense(24, activation="tanh", name="hidden"),
-                kp.WhiteningLayer(name="white"),
-                keras.layers.Dense(4, name="logits"),
-            ]
-        )
+        plain = network(hidden(24), kp.WhiteningLayer(name="white"), shape=(16,))
         for model in (compiled_model(), plain):
             model.load_weights(directory / f"{other}.weights.h5")
             np.testing.assert_allclose(

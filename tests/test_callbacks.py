@@ -1,6 +1,8 @@
 """Renewing the eigenbasis, within `fit()` and outside."""
 
 import csv
+import itertools
+import time
 
 import keras
 import numpy as np
@@ -8,48 +10,30 @@ import pytest
 import reference
 import scipy.linalg
 from backend import to_numpy, within_fit
+from datasets import Batches, gaussian, tf_dataset
 from keras import layers, ops
+from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
+from keras_powerlaw.spectral import callback
+from keras_powerlaw.spectral.covariance import StreamingCovariance
 
-UNITS = {"conv": 72, "hidden": 24}
+UNITS = {"map": 72, "hidden": 24}
 
 
 @pytest.fixture
 def data():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(230, 8, 8, 1)).astype("float32")
-    return x, rng.integers(4, size=len(x))
+    return gaussian(230, (8, 8, 1))
 
 
 @pytest.fixture
 def model():
     """Two regularized layers, one of them convolutional."""
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            layers.Conv2D(
-                2,
-                3,
-                activation="tanh",
-                name="conv",
-                activity_regularizer=kp.SpectralActivityRegularizer(tau=1),
-            ),
-            layers.Flatten(),
-            layers.Dense(
-                24,
-                activation="tanh",
-                name="hidden",
-                activity_regularizer=kp.SpectralActivityRegularizer(tau=1),
-            ),
-            layers.Dense(4),
-        ]
+    first, second = (kp.SpectralActivityRegularizer(tau=1) for _ in UNITS)
+    model = network(
+        feature_map(2, first), layers.Flatten(), hidden(24, second), shape=(8, 8, 1)
     )
-    model.compile(
-        keras.optimizers.Adam(1e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    return model
+    return compiled(model, keras.optimizers.Adam(1e-3))
 
 
 def activities(model, x):
@@ -62,25 +46,6 @@ def activities(model, x):
     }
 
 
-class Batches(keras.utils.PyDataset):
-    def __init__(self, x, y, size=50):
-        super().__init__()
-        self.x, self.y, self.size = x, y, size
-
-    def __len__(self):
-        return -(-len(self.x) // self.size)
-
-    def __getitem__(self, index):
-        rows = slice(index * self.size, (index + 1) * self.size)
-        return self.x[rows], self.y[rows]
-
-
-def as_tf_data(x, y):
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices((x, y)).batch(50)
-
-
 def as_tf_data_without_labels(x, y):
     import tensorflow as tf
 
@@ -91,10 +56,10 @@ FORMS = {
     "array": lambda x, y: x,
     "tensor": lambda x, y: ops.convert_to_tensor(x),
     "list of one array": lambda x, y: [x],
-    "tf.data.Dataset": as_tf_data,
+    "tf.data.Dataset": lambda x, y: tf_dataset(x, y, size=50),
     "tf.data.Dataset without labels": as_tf_data_without_labels,
-    "PyDataset": Batches,
-    "batches that can be iterated again": lambda x, y: Batches(x, y, 230),
+    "PyDataset": lambda x, y: Batches(x, y, size=50),
+    "batches that can be iterated again": lambda x, y: Batches(x, y, size=230),
 }
 
 
@@ -122,6 +87,24 @@ def stale_basis_warnings(recwarn):
 FLATTENING = scipy.linalg.hadamard(64) / 8
 
 
+def hours():
+    """A clock by which an hour goes by between any two looks at it."""
+    return itertools.count(step=3600).__next__
+
+
+def count_examples(patch):
+    """A list to which every batch of a layer's activations adds its length."""
+    seen = []
+    update = StreamingCovariance.update
+
+    def counting(self, activity):
+        seen.append(len(activity))
+        return update(self, activity)
+
+    patch.setattr(StreamingCovariance, "update", counting)
+    return seen
+
+
 def begin(callback, model):
     """Outside of `fit()`, where on JAX a test cannot change the weights."""
     callback.set_model(model)
@@ -138,7 +121,7 @@ def pass_epoch(callback, epoch, steps):
 class TestRefresh:
     @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
     def test_basis_diagonalizes_the_covariance_of_the_full_set(self, model, data, form):
-        spectra = kp.refresh_eigenbasis(model, form(*data), batch_size=64)
+        found = kp.refresh_eigenbasis(model, form(*data), batch_size=64)
         for name, activity in activities(model, data[0]).items():
             basis = ops.convert_to_numpy(
                 model.get_layer(name).activity_regularizer.basis
@@ -151,20 +134,14 @@ class TestRefresh:
             assert np.abs(off_diagonal).sum() < 1e-4 * np.trace(sigma)
             assert np.all(np.diff(eigenvalues) <= 1e-6 * eigenvalues[0])
             np.testing.assert_allclose(
-                spectra[name].eigenvalues,
+                found[name].eigenvalues,
                 np.linalg.eigvalsh(sigma)[::-1],
                 atol=1e-6 * eigenvalues[0],
             )
 
     def test_keeps_the_eigenvectors_from_tau_on(self, data):
         regularizer = kp.SpectralActivityRegularizer(tau=5)
-        model = keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                layers.Flatten(),
-                layers.Dense(24, activity_regularizer=regularizer, name="hidden"),
-            ]
-        )
+        model = network(layers.Flatten(), hidden(24, regularizer), shape=(8, 8, 1))
         kp.refresh_eigenbasis(model, data[0])
         assert regularizer.basis.shape == (24, 20)
 
@@ -188,7 +165,7 @@ class TestRefresh:
         some = kp.refresh_eigenbasis(model, data[0], max_samples=100, seed=1)
         same = kp.refresh_eigenbasis(model, data[0], max_samples=100, seed=1)
         other = kp.refresh_eigenbasis(model, data[0], max_samples=100, seed=2)
-        first = kp.refresh_eigenbasis(model, Batches(*data), max_samples=120)
+        first = kp.refresh_eigenbasis(model, Batches(*data, size=50), max_samples=120)
         for name in UNITS:
             np.testing.assert_array_equal(
                 some[name].eigenvalues, same[name].eigenvalues
@@ -213,33 +190,29 @@ class TestRefresh:
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
     def test_subclassed_model(self, data):
-        class Subclassed(keras.Model):
-            def __init__(self):
-                super().__init__()
-                self.flatten = layers.Flatten()
-                self.hidden = layers.Dense(
-                    9,
-                    activity_regularizer=kp.SpectralActivityRegularizer(tau=2),
-                    name="hidden",
-                )
+        regularizer = kp.SpectralActivityRegularizer(tau=2)
+        model = Subclassed(layers.Flatten(), hidden(9, regularizer))
+        found = kp.refresh_eigenbasis(model, data[0])
+        assert len(found["hidden"].eigenvalues) == 9
 
-            def call(self, x):
-                return self.hidden(self.flatten(x))
-
-        spectra = kp.refresh_eigenbasis(Subclassed(), data[0])
-        assert len(spectra["hidden"].eigenvalues) == 9
-
-    def test_shows_progress_only_when_asked_or_slow(self, model, data, capsys):
-        kp.refresh_eigenbasis(model, data[0], verbose=0)
+    def test_shows_progress_only_when_asked_or_slow(
+        self, model, data, capsys, monkeypatch
+    ):
         kp.refresh_eigenbasis(model, data[0], verbose="auto")
         assert capsys.readouterr().out == ""
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", hours())
+            kp.refresh_eigenbasis(model, data[0], verbose=0)
+            assert capsys.readouterr().out == ""
+            kp.refresh_eigenbasis(model, data[0], verbose="auto")
+            assert "Eigenbasis" in capsys.readouterr().out
         kp.refresh_eigenbasis(model, data[0], batch_size=100, verbose=1)
         printed = capsys.readouterr().out
         assert "Eigenbasis" in printed and "3/3" in printed
 
 
 class TestCallback:
-    def fit(self, model, data, refresh, epochs=3, callbacks=(), **settings):
+    def fit(self, model, data, refresh, epochs=3, **settings):
         """Returns the epochs and steps at which the basis changed."""
         changes = []
 
@@ -263,7 +236,7 @@ class TestCallback:
             batch_size=46,  # five steps an epoch
             epochs=epochs,
             verbose=0,
-            callbacks=[refresh, Watch(), *callbacks],
+            callbacks=[refresh, Watch()],
             **settings,
         )
         return changes
@@ -285,20 +258,11 @@ class TestCallback:
             ({"max_samples": None}, 100, len(x)),
             ({"max_samples": 90}, 100, 90),
         ):
-            seen = []
-            monkeypatch.setattr(kp.spectral.callback, "FEWEST_EXAMPLES", fewest)
-            update = kp.spectral.covariance.StreamingCovariance.update
-            monkeypatch.setattr(
-                kp.spectral.covariance.StreamingCovariance,
-                "update",
-                lambda self, activity, seen=seen, update=update: (
-                    seen.append(len(activity)),
-                    update(self, activity),
-                ),
-            )
             refresh = kp.EigenbasisRefresh(x, every_epochs=1, **settings)
-            model.fit(x, y, epochs=1, verbose=0, callbacks=[refresh])
-            monkeypatch.undo()
+            with monkeypatch.context() as patch:
+                patch.setattr(callback, "FEWEST_EXAMPLES", fewest)
+                seen = count_examples(patch)
+                model.fit(x, y, epochs=1, verbose=0, callbacks=[refresh])
             assert sum(seen) == expected * len(UNITS)
 
     def test_refuses_two_intervals(self, data):
@@ -343,9 +307,10 @@ class TestCallback:
         history = model.fit(
             *data, epochs=2, verbose=2, callbacks=[refresh, logger, board]
         ).history
+        printed = capsys.readouterr().out
         for name in UNITS:
             assert len(history[f"{name}_exponent"]) == 2
-            assert f"{name}_exponent" in capsys.readouterr().out or name == "hidden"
+            assert f"{name}_exponent" in printed
             with open(tmp_path / "log.csv") as file:
                 logged = [
                     float(row[f"{name}_exponent"]) for row in csv.DictReader(file)
@@ -353,7 +318,7 @@ class TestCallback:
             np.testing.assert_allclose(logged, history[f"{name}_exponent"])
             assert history[f"{name}_exponent"][1] == refresh.spectra[name].exponent
         events = b"".join(p.read_bytes() for p in (tmp_path / "board").rglob("*tfev*"))
-        assert b"epoch_hidden_exponent" in events
+        assert all(f"epoch_{name}_exponent".encode() in events for name in UNITS)
 
     def test_staleness_is_the_share_of_the_penalty_that_the_old_basis_hides(self):
         model, x, turn = turning_model(alpha=0.0)
@@ -405,9 +370,14 @@ class TestCallback:
             pass_epoch(callback, epoch, steps=100)
         assert not stale_basis_warnings(recwarn)
 
-    def test_is_silent_when_fit_is(self, model, data, capsys):
-        model.fit(*data, verbose=0, callbacks=[kp.EigenbasisRefresh(data[0])])
-        assert capsys.readouterr().out == ""
+    @pytest.mark.parametrize("verbose", [0, 2])
+    def test_is_silent_when_fit_is(self, model, data, verbose, capsys, monkeypatch):
+        """Even when it is slow."""
+        refresh = kp.EigenbasisRefresh(data[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", hours())
+            model.fit(*data, verbose=verbose, callbacks=[refresh])
+        assert ("Eigenbasis" in capsys.readouterr().out) == (verbose > 0)
 
     @pytest.mark.parametrize("name", ["every_epochs", "every_steps"])
     @pytest.mark.parametrize("bad", [0, -1, 1.5, "epoch"])
@@ -440,8 +410,9 @@ class TestBadInput:
 
     @pytest.mark.parametrize("bad, message", BAD.values(), ids=BAD.keys())
     def test_x(self, model, data, bad, message):
+        refresh = kp.EigenbasisRefresh(bad(data[0]))
         with pytest.raises(ValueError, match=message) as error:
-            model.fit(*data, verbose=0, callbacks=[kp.EigenbasisRefresh(bad(data[0]))])
+            model.fit(*data, verbose=0, callbacks=[refresh])
         assert "argument `x`" in str(error.value)
 
     def test_x_with_nan(self, model, data):
@@ -459,27 +430,21 @@ class TestBadInput:
 
     def test_a_failed_refresh_keeps_the_old_basis(self, model, data):
         kp.refresh_eigenbasis(model, data[0])
-        regularizer = model.get_layer("conv").activity_regularizer
+        regularizer = model.get_layer("map").activity_regularizer
         basis = to_numpy(regularizer.basis)
         model.get_layer("hidden").kernel.assign(np.full((72, 24), np.nan))
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="activations of layer 'hidden'"):
             kp.refresh_eigenbasis(model, data[0])
         np.testing.assert_array_equal(to_numpy(regularizer.basis), basis)
-        assert model.get_layer("conv").activity_regularizer is regularizer
+        assert model.get_layer("map").activity_regularizer is regularizer
 
     def test_constant_units(self, data):
-        model = keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                layers.Flatten(),
-                layers.Dense(
-                    20,
-                    kernel_initializer="zeros",
-                    name="dead",
-                    activity_regularizer=kp.SpectralActivityRegularizer(tau=2),
-                ),
-            ]
+        regularizer = kp.SpectralActivityRegularizer(tau=2)
+        model = network(
+            layers.Flatten(), hidden(20, regularizer, "dead"), shape=(8, 8, 1)
         )
+        dead = model.get_layer("dead")
+        dead.kernel.assign(np.zeros((64, 20)))
         with pytest.raises(ValueError, match="'dead' on `x` vary in only 0 of 20"):
             kp.refresh_eigenbasis(model, data[0])
 

@@ -4,12 +4,13 @@ import keras
 import numpy as np
 import pytest
 from backend import only
+from datasets import report_with
+from models import network
 
 from keras_powerlaw import WhiteningLayer
 from keras_powerlaw.robustness import checks
 from keras_powerlaw.robustness.attacks import autopgd, square
 from keras_powerlaw.robustness.evaluate import evaluate_robustness
-from keras_powerlaw.robustness.report import RobustnessReport
 
 EPSILONS = [0.02, 0.05, 0.1, 0.2]
 
@@ -33,17 +34,8 @@ def behind(layer, model):
     return keras.Sequential([keras.Input((8, 8, 1)), layer, model])
 
 
-def results(**rows):
-    """A report on ten thousand images, with these accuracies."""
-    order = np.arange(10000)
-    return RobustnessReport(
-        epsilons=np.array([0.1, 0.2]),
-        clean_correct=order < 9500,
-        correct={
-            name: np.stack([order < 10000 * accuracy for accuracy in accuracies])
-            for name, accuracies in rows.items()
-        },
-    )
+def results(**accuracies):
+    return report_with(0.95, images=10_000, **accuracies)
 
 
 class TestMeasuredFlags:
@@ -129,14 +121,8 @@ class TestMeasuredFlags:
         assert "running" in found["batch dependence"].advice
 
     def test_whitening_on_running_statistics_does_not(self, data):
-        model = keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                keras.layers.Flatten(),
-                WhiteningLayer(),
-                keras.layers.Dense(10),
-            ]
-        )
+        parts = keras.layers.Flatten(), WhiteningLayer()
+        model = network(*parts, shape=(8, 8, 1), classes=10)
         assert "batch dependence" not in named(evaluate(model, data, ["noise"]))
 
     def test_sigmoid_outputs_look_like_probabilities(self, trained, data):
@@ -199,14 +185,7 @@ class TestFlagsOfResults:
         assert results(**{**rows, "square": [0.5, 0.399]}).flags == []
 
     def test_a_few_images_are_chance(self):
-        few = RobustnessReport(
-            epsilons=np.array([0.1]),
-            clean_correct=np.ones(100, bool),
-            correct={
-                "pgd": np.arange(100)[None] < 50,
-                "fgsm": np.arange(100)[None] < 48,
-            },
-        )
+        few = report_with(1.0, epsilons=[0.1], images=100, pgd=[0.5], fgsm=[0.48])
         assert few.flags == []
 
     def test_gaussian_noise_is_not_compared_in_the_euclidean_norm(self):
@@ -214,11 +193,6 @@ class TestFlagsOfResults:
         assert [flag.name for flag in report.flags] == ["noise beats pgd"]
         report.settings["norm"] = 2
         assert report.flags == []
-
-    def test_survive_the_file(self, trained, data):
-        report = evaluate(trained, data, pgd_steps=3)
-        restored = RobustnessReport.from_json(report.to_json())
-        assert restored.flags == report.flags != []
 
 
 @only("tensorflow", why="cleverhans' gradient of rounding is None there")

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import reference
 from backend import to_numpy, value_and_gradient
-from keras import layers, ops
+from datasets import gaussian
+from keras import ops
+from models import compiled, hidden, network
 
 import keras_powerlaw as kp
 
@@ -119,22 +121,11 @@ class TestStatistics:
 
 class TestInModels:
     def model(self, **settings):
-        model = keras.Sequential(
-            [
-                keras.Input((12,)),
-                layers.Dense(20, activation="tanh"),
-                kp.WhiteningLayer(**settings),
-                layers.Dense(4),
-            ]
-        )
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("adam", loss)
-        return model
+        return compiled(network(hidden(20), kp.WhiteningLayer(**settings)))
 
     @pytest.fixture
     def data(self):
-        rng = np.random.default_rng(9)
-        return rng.normal(size=(200, 12)).astype("float32"), rng.integers(4, size=200)
+        return gaussian(200, seed=9)
 
     @pytest.mark.parametrize("batch_size", [100, 199, 10])
     def test_trains(self, data, batch_size):

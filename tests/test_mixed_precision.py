@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import reference
 from backend import to_numpy
-from keras import layers, ops
+from datasets import gaussian
+from keras import ops
+from models import compiled, hidden, network
 
 import keras_powerlaw as kp
 
@@ -23,29 +25,13 @@ def policy(request):
 
 @pytest.fixture
 def data():
-    rng = np.random.default_rng(0)
-    return rng.normal(size=(200, 12)).astype("float32"), rng.integers(4, size=200)
+    return gaussian(200)
 
 
 def compiled_model(exact=False):
-    model = keras.Sequential(
-        [
-            keras.Input((12,)),
-            layers.Dense(
-                20,
-                activation="tanh",
-                name="hidden",
-                activity_regularizer=kp.SpectralActivityRegularizer(
-                    tau=3, beta=2.0, exact=exact
-                ),
-            ),
-            kp.WhiteningLayer(),
-            layers.Dense(4, dtype="float32"),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss)
-    return model
+    regularizer = kp.SpectralActivityRegularizer(tau=3, beta=2.0, exact=exact)
+    model = network(hidden(20, regularizer), kp.WhiteningLayer())
+    return compiled(model, keras.optimizers.Adam(1e-3))
 
 
 @pytest.mark.parametrize("exact", [False, True], ids=["frozen", "exact"])

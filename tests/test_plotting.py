@@ -7,10 +7,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from datasets import report_with
 from matplotlib.colors import to_rgba
 
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
-from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.spectral.sensitivity import SensitivityMaps
 from keras_powerlaw.spectral.spectrum import Spectrum
 
@@ -152,19 +152,12 @@ class TestSpectrum:
         assert not plt.get_fignums()
 
 
-def report(clean, accuracies, epsilons=(0.1, 0.2), attack="fgsm", images=20):
-    """A report with the given accuracies."""
-    index = np.arange(images)
-    return RobustnessReport(
-        epsilons=np.array(epsilons),
-        clean_correct=index < round(clean * images),
-        correct={attack: np.array([index < round(a * images) for a in accuracies])},
-    )
-
-
 class TestRobustness:
     def test_draws_accuracy_in_percent_from_the_clean_one_on(self, ax):
-        assert plot_robustness({"plain": report(0.9, [0.5, 0.1])}, "fgsm", ax) is ax
+        assert (
+            plot_robustness({"plain": report_with(0.9, fgsm=[0.5, 0.1])}, "fgsm", ax)
+            is ax
+        )
         (curve,) = ax.lines
         np.testing.assert_array_equal(curve.get_xdata(), [0.0, 0.1, 0.2])
         np.testing.assert_allclose(curve.get_ydata(), [90.0, 50.0, 10.0])
@@ -174,13 +167,17 @@ class TestRobustness:
         assert entries(ax) == ["plain"]
 
     def test_epsilon_zero_is_not_drawn_twice(self, ax):
-        plot_robustness({"plain": report(0.9, [0.9, 0.1], (0.0, 0.2))}, "fgsm", ax)
+        plot_robustness(
+            {"plain": report_with(0.9, epsilons=(0.0, 0.2), fgsm=[0.9, 0.1])},
+            "fgsm",
+            ax,
+        )
         np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0.0, 0.2])
 
     def test_several_seeds_give_a_mean_and_the_sample_standard_deviation(self, ax):
-        reports = [report(0.9, [0.5, 0.1]), report(0.8, [0.7, 0.1])]
+        reports = [report_with(0.9, fgsm=[0.5, 0.1]), report_with(0.8, fgsm=[0.7, 0.1])]
         plot_robustness(
-            {"plain": report(1.0, [0.2, 0.0]), "SpecReg": reports}, "fgsm", ax
+            {"plain": report_with(1.0, fgsm=[0.2, 0.0]), "SpecReg": reports}, "fgsm", ax
         )
 
         mean = np.array([85.0, 60.0, 10.0])
@@ -200,12 +197,27 @@ class TestRobustness:
         ],
     )
     def test_names_the_attack_and_what_epsilon_is(self, ax, attack, title, label):
-        plot_robustness({"plain": report(0.9, [0.5, 0.1], attack=attack)}, attack, ax)
+        plot_robustness({"plain": report_with(0.9, **{attack: [0.5, 0.1]})}, attack, ax)
         assert ax.get_title() == title
         assert ax.get_xlabel() == label
 
+    def test_the_worst_case_over_the_attacks_is_a_curve_of_its_own(self, ax):
+        reports = [
+            report_with(0.75, fgsm=[0.5, 0.25], pgd_ce=[broken, 0.0])
+            for broken in (0.25, 0.5, 0.75)
+        ]
+        plot_robustness({"plain": reports}, "worst_case", ax)
+        [line] = ax.lines
+        expected = np.mean([report.worst_case_accuracy for report in reports], axis=0)
+        np.testing.assert_allclose(line.get_ydata(), [75, *100 * expected])
+        np.testing.assert_allclose(expected, [1.25 / 3, 0.0])
+        assert ax.get_title() == "worst case"
+
     def test_draws_on_the_current_axes_by_default(self):
-        assert plot_robustness({"plain": report(0.9, [0.5, 0.1])}, "fgsm") is plt.gca()
+        assert (
+            plot_robustness({"plain": report_with(0.9, fgsm=[0.5, 0.1])}, "fgsm")
+            is plt.gca()
+        )
 
     @pytest.mark.parametrize(
         "reports, attack, message",
@@ -213,13 +225,18 @@ class TestRobustness:
             ({}, "fgsm", "argument `reports`. Expected at least one report."),
             ({"a": []}, "fgsm", "Expected at least one report for each label."),
             (
-                {"a": report(0.9, [0.5, 0.1])},
+                {"a": report_with(0.9, fgsm=[0.5, 0.1])},
                 "pgd",
                 r"argument `attack`. Expected an attack in the reports of 'a': "
                 r"\('fgsm',\). Received: attack='pgd'",
             ),
             (
-                {"a": [report(0.9, [0.5], (0.2,)), report(0.9, [0.5], (0.3,))]},
+                {
+                    "a": [
+                        report_with(0.9, epsilons=(0.2,), fgsm=[0.5]),
+                        report_with(0.9, epsilons=(0.3,), fgsm=[0.5]),
+                    ]
+                },
                 "fgsm",
                 "Expected reports of one label to have the same epsilons.",
             ),

@@ -1,4 +1,4 @@
-"""Evaluations that are interrupted, and reports that are combined."""
+"""What a report says, evaluations that are interrupted, and reports combined."""
 
 import json
 import re
@@ -7,9 +7,8 @@ import keras
 import numpy as np
 import pytest
 from backend import only
+from models import hidden, network
 
-from keras_powerlaw.plotting import plot_robustness
-from keras_powerlaw.robustness.attacks.attack import Attack
 from keras_powerlaw.robustness.evaluate import evaluate_robustness
 from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.robustness.summary import combine_reports
@@ -19,103 +18,205 @@ EPSILONS = [0.0, 0.1, 0.2]
 PIXELS = 12
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
-    return keras.Sequential(
-        [
-            keras.Input((PIXELS,)),
-            keras.layers.Dense(16, activation="tanh"),
-            keras.layers.Dense(3),
-        ]
-    )
+    keras.utils.set_random_seed(0)
+    return network(hidden(16), shape=(PIXELS,), classes=3)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data(model):
+    """Images, and as labels what the model says of them."""
     x = np.random.default_rng(1).random((60, PIXELS))
     logits = keras.ops.convert_to_numpy(model(x.astype("float32")))
     return x, logits.argmax(axis=1)
 
 
 def evaluate(model, data, path=None, attacks=ATTACKS, **options):
-    options = {"pgd_steps": 10, "pgd_step_size": 0.03, "noise_draws": 2, **options}
+    defaults = {
+        **{"pgd_steps": 10, "pgd_step_size": 0.03, "noise_draws": 2},
+        **{"batch_size": 30, "verbose": 0},
+    }
     return evaluate_robustness(
-        model, *data, EPSILONS, attacks, checkpoint=path, verbose=0, **options
+        model, *data, EPSILONS, attacks, checkpoint=path, **{**defaults, **options}
     )
 
 
-class Interrupted(KeyboardInterrupt):
-    pass
+class TestReport:
+    @pytest.fixture
+    def report(self):
+        return RobustnessReport(
+            epsilons=np.array([0.1 + 0.2, 1 / 3]),
+            clean_correct=np.array([True, True, True, False]),
+            correct={
+                "fgsm": np.array([[1, 1, 0, 0], [0, 0, 0, 0]], dtype=bool),
+                "noise": np.array([[1, 1, 1, 0], [1, 1, 0, 0]], dtype=bool),
+            },
+            settings={"pgd_steps": 40, "clip": [0.0, 1.0]},
+        )
+
+    def test_accuracy_is_the_mean_over_images(self, report):
+        assert report.clean_accuracy == 0.75
+        np.testing.assert_array_equal(report.accuracy["fgsm"], [0.5, 0.0])
+        np.testing.assert_array_equal(report.accuracy["noise"], [0.75, 0.5])
+
+    def test_json_round_trip_is_exact(self, report):
+        restored = RobustnessReport.from_json(report.to_json())
+        assert restored == report
+        assert restored.to_json() == report.to_json()
+        assert restored.epsilons.dtype == np.float64
+        np.testing.assert_array_equal(restored.epsilons, report.epsilons)
+        np.testing.assert_array_equal(restored.clean_correct, report.clean_correct)
+        for name, rows in report.correct.items():
+            assert restored.correct[name].dtype == bool
+            np.testing.assert_array_equal(restored.correct[name], rows)
+        assert restored.settings == report.settings
+
+    def test_json_takes_one_character_per_result(self, report):
+        assert '"fgsm": ["1100", "0000"]' in report.to_json()
+
+    def test_results_make_reports_differ(self, report):
+        other = RobustnessReport.from_json(report.to_json())
+        other.correct["fgsm"][0, 0] = False
+        assert other != report
+        assert report != report.to_json()
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"epsilons": [0.1]}'])
+    def test_other_text_is_refused(self, text):
+        message = "Invalid value for argument `text`. Expected the text returned by "
+        with pytest.raises(ValueError, match=message):
+            RobustnessReport.from_json(text)
+
+    def test_prints_as_a_table(self, report):
+        assert str(report) == "\n".join(
+            [
+                "Accuracy in % on 4 images",
+                "   epsilon    fgsm   noise",
+                "     clean    75.0    75.0",
+                "       0.3    50.0    75.0",
+                "  0.333333     0.0    50.0",
+            ]
+        )
+
+    def test_the_worst_case_is_the_mean_of_the_minimum_not_the_minimum_of_the_means(
+        self,
+    ):
+        report = RobustnessReport(
+            epsilons=np.array([0.1, 0.2]),
+            clean_correct=np.array([True, True, True, False]),
+            correct={
+                "fgsm": np.array([[1, 0, 1, 1], [1, 1, 1, 1]], dtype=bool),
+                "pgd": np.array([[0, 1, 1, 1], [1, 1, 1, 1]], dtype=bool),
+                "noise": np.zeros((2, 4), dtype=bool),
+            },
+        )
+        # Gaussian noise leaves the ball; what fell at 0.1 has fallen at 0.2.
+        np.testing.assert_array_equal(
+            report.worst_case, [[False, False, True, False]] * 2
+        )
+        np.testing.assert_array_equal(report.worst_case_accuracy, [0.25, 0.25])
+
+    def test_flags_survive_the_file(self, model, data):
+        report = evaluate(model, data, attacks=["pgd_ce"], pgd_steps=1, checks=True)
+        restored = RobustnessReport.from_json(report.to_json())
+        assert restored.flags == report.flags != []
+
+    def test_settings_repeat_the_evaluation(self, model, data):
+        options = {"epsilons": [0.5], "attacks": ["noise"]}
+        report = evaluate_robustness(model, *data, seed=3, clip=(-1, 2), **options)
+        assert report.settings == {
+            "norm": "inf",
+            "pgd_steps": 40,
+            "pgd_step_size": 0.01,
+            "restarts": 2,
+            "noise_draws": 1,
+            "clip": [-1.0, 2.0],
+            "seed": 3,
+        }
+        again = evaluate_robustness(model, *data, **options, **report.settings)
+        assert again == report
 
 
-@pytest.fixture
-def units(monkeypatch):
-    """The units of work that were done; set `.limit` to be interrupted."""
-
-    class Units(list):
-        limit = 1000
-
-    done = Units()
-    run = Attack.run.fget
-
-    def counting(attack):
-        def run_and_count(problem, epsilon, indices, progress):
-            if len(done) == done.limit:
-                raise Interrupted
-            done.append((attack.name, epsilon))
-            return run(attack)(problem, epsilon, indices, progress)
-
-        return run_and_count
-
-    monkeypatch.setattr(Attack, "run", property(counting))
-    return done
+def flip_results(path):
+    """Turns every result in a checkpoint into its opposite, and returns them all."""
+    state = json.loads(path.read_text(encoding="utf-8"))
+    opposite = str.maketrans("01", "10")
+    for name, rows in state["correct"].items():
+        state["correct"][name] = [row.translate(opposite) for row in rows]
+    path.write_text(json.dumps(state), encoding="utf-8")
+    return state["correct"]
 
 
 class TestCheckpoint:
-    @pytest.mark.parametrize("finished", [0, 1, 5, 7])
+    @pytest.fixture
+    def interrupt(self, monkeypatch):
+        """Returns a function that evaluates, and is interrupted in the next unit.
+
+        A unit is one attack at one strength, and two batches, as the bar shows. Every
+        third one is at ε = 0, which takes no time, so that nothing can interrupt it.
+        """
+
+        def evaluate_until(finished, *arguments):
+            def update(bar, current, **_):
+                if current == 2 * finished + 1:
+                    raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch:
+                patch.setattr(keras.utils.Progbar, "update", update)
+                with pytest.raises(KeyboardInterrupt):
+                    evaluate(*arguments, verbose=1)
+
+        return evaluate_until
+
+    @pytest.mark.parametrize("finished", [1, 2, 5, 11])
     def test_an_interrupted_evaluation_goes_on(
-        self, model, data, tmp_path, units, finished
+        self, model, data, tmp_path, interrupt, finished
     ):
         path = tmp_path / "report.json"
+        interrupt(finished, model, data, path)
         expected = evaluate(model, data)
-        units.clear()
-        units.limit = finished
-        with pytest.raises(Interrupted):
-            evaluate(model, data, path)
-        units.limit = 1000
         report = evaluate(model, data, path)
         assert report == expected
         assert report.checks == expected.checks
-        # Each unit was done once, and none at ε = 0, which changes nothing.
-        expected = {(name, epsilon) for name in ATTACKS for epsilon in EPSILONS[1:]}
-        assert len(units) == len(expected) and set(units) == expected
 
-    def test_a_finished_one_is_read(self, model, data, tmp_path, units):
-        path = str(tmp_path / "report.json")
+    @pytest.mark.parametrize("finished", [1, 5, 11])
+    def test_what_is_finished_is_read(self, model, data, tmp_path, interrupt, finished):
+        """So whoever changes the file changes the report."""
+        path = tmp_path / "report.json"
+        interrupt(finished, model, data, path)
+        changed = flip_results(path)
+        assert sum(len(rows) for rows in changed.values()) == finished
         report = evaluate(model, data, path)
-        units.limit = len(units)
-        assert evaluate(model, data, path) == report
-        with open(path, encoding="utf-8") as file:
-            assert RobustnessReport.from_json(file.read()) == report
+        for name, rows in changed.items():
+            for bits, row in zip(rows, report.correct[name], strict=False):
+                assert bits == "".join(map(str, row.astype(int)))
+
+    def test_a_finished_one_is_read(self, model, data, tmp_path):
+        path = tmp_path / "report.json"
+        report = evaluate(model, data, str(path))
+        assert RobustnessReport.from_json(path.read_text(encoding="utf-8")) == report
+        flip_results(path)
+        flipped = RobustnessReport.from_json(path.read_text(encoding="utf-8"))
+        assert evaluate(model, data, str(path)) == flipped != report
 
     def test_of_a_model_in_half_precision(self, data, tmp_path):
-        layers = [keras.Input((PIXELS,)), keras.layers.Dense(3, dtype="bfloat16")]
-        model = keras.Sequential(layers)
+        model = keras.Sequential(
+            [keras.Input((PIXELS,)), keras.layers.Dense(3, dtype="bfloat16")]
+        )
         path = tmp_path / "report.json"
         report = evaluate(model, data, path, ["pgd_ce", "noise"])
         assert evaluate(model, data, path, ["pgd_ce", "noise"]) == report
 
-    def test_an_unfinished_one_is_no_report(self, model, data, tmp_path, units):
+    def test_an_unfinished_one_is_no_report(self, model, data, tmp_path, interrupt):
         path = tmp_path / "report.json"
-        units.limit = 5
-        with pytest.raises(Interrupted):
-            evaluate(model, data, path)
+        interrupt(5, model, data, path)
         with pytest.raises(ValueError, match="Invalid value for argument `text`"):
             RobustnessReport.from_json(path.read_text(encoding="utf-8"))
         assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
 
     def test_another_evaluation_is_refused(self, model, data, tmp_path):
         path = tmp_path / "report.json"
+        model = keras.models.clone_model(model)
         evaluate(model, data, path, ["noise"])
         x, y = data
         message = "a checkpoint of the same evaluation; "
@@ -148,7 +249,7 @@ class TestMemory:
     def test_does_not_grow_with_the_number_of_images(self):
         import tracemalloc
 
-        model = keras.Sequential([keras.Input((1000,)), keras.layers.Dense(3)])
+        model = network(shape=(1000,), classes=3)
         peaks = []
         for count in (100, 100, 1000):  # the first call compiles
             x = np.random.default_rng(0).random((count, 1000), dtype="float32")
@@ -162,7 +263,7 @@ class TestMemory:
         assert peaks[2] - peaks[1] < 0.5e6
 
 
-def report(seed, clean=(True, True, True, False), **settings):
+def random_report(seed, clean=(True, True, True, False), **settings):
     rng = np.random.default_rng(seed)
     correct = {
         name: (rng.random((2, 4)) < 0.5) & np.array(clean)
@@ -178,7 +279,7 @@ def report(seed, clean=(True, True, True, False), **settings):
 
 class TestCombining:
     def test_gives_mean_and_sample_standard_deviation(self):
-        reports = [report(seed) for seed in range(3)]
+        reports = [random_report(seed) for seed in range(3)]
         summary = combine_reports(reports)
         assert summary.count == 3
         assert summary.clean == (0.75, 0.0)
@@ -218,23 +319,15 @@ class TestCombining:
         )
 
     def test_refuses_what_cannot_be_combined(self):
-        other = report(1)
+        other = random_report(1)
         other.epsilons[0] = 0.05
         for reports, message in (
-            ([report(0)], "at least two reports. Received: reports=1"),
-            ([report(0), other], "reports with the same epsilons"),
-            ([report(0), report(1, norm=2)], "the same settings other than the seed"),
+            ([random_report(0)], "at least two reports. Received: reports=1"),
+            ([random_report(0), other], "reports with the same epsilons"),
+            (
+                [random_report(0), random_report(1, norm=2)],
+                "the same settings other than the seed",
+            ),
         ):
             with pytest.raises(ValueError, match=re.escape(message)):
                 combine_reports(reports)
-
-    def test_the_worst_case_is_plotted_over_seeds(self):
-        matplotlib = pytest.importorskip("matplotlib.figure")
-        reports = [report(seed) for seed in range(3)]
-        ax = plot_robustness(
-            {"plain": reports}, "worst_case", matplotlib.Figure().subplots()
-        )
-        [line] = ax.lines
-        expected = np.mean([r.worst_case_accuracy for r in reports], axis=0)
-        np.testing.assert_allclose(line.get_ydata(), [75, *100 * expected])
-        assert ax.get_title() == "worst case"

@@ -8,48 +8,41 @@ import keras
 import numpy as np
 import pytest
 from backend import BACKEND, only, to_numpy
+from models import Subclassed, hidden, linear, network
 from problems import problem_of
 
-from keras_powerlaw.robustness.attacks import fgsm as fgsm_attack
-from keras_powerlaw.robustness.attacks import pgd as pgd_attack
+from keras_powerlaw.robustness.attacks import fgsm, pgd
 from keras_powerlaw.robustness.evaluate import evaluate_robustness
-from keras_powerlaw.robustness.report import RobustnessReport
 
 CLASSES, PIXELS, IMAGES = 3, 12, 60
 EPSILONS = [0.0, 0.02, 0.05, 0.1, 0.2]
 
 
-def mlp(*last, activation=None, seed=0):
-    """A small classifier: the same weights for the same seed."""
-    keras.utils.set_random_seed(seed)
-    return keras.Sequential(
-        [
-            keras.Input((PIXELS,)),
-            keras.layers.Dense(16, activation="tanh"),
-            keras.layers.Dense(CLASSES, activation=activation),
-            *last,
-        ]
-    )
-
-
-def linear(weights, bias=0.0):
-    """The model with logits `x @ weights + bias`."""
-    model = keras.Sequential(
-        [keras.Input((len(weights),)), keras.layers.Dense(weights.shape[1])]
-    )
-    model.set_weights([weights, np.broadcast_to(bias, weights.shape[1])])
+def mlp(*last, activation=None):
+    """A small classifier with the same weights every time, and what comes after it."""
+    keras.utils.set_random_seed(0)
+    model = network(hidden(16), shape=(PIXELS,), classes=CLASSES)
+    model.layers[-1].activation = keras.activations.get(activation)
+    for layer in last:
+        model.add(layer)
     return model
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def plain():
+    """The small classifier that the tests share, so that it is compiled once."""
+    return mlp()
+
+
+@pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(1).random((IMAGES, PIXELS))
 
 
-@pytest.fixture
-def labels(images):
+@pytest.fixture(scope="module")
+def labels(plain, images):
     """What the small classifier itself says, and now and then something else."""
-    logits = keras.ops.convert_to_numpy(mlp()(images.astype("float32")))
+    logits = keras.ops.convert_to_numpy(plain(images.astype("float32")))
     labels = logits.argmax(axis=1)
     labels[::10] = (labels[::10] + 1) % CLASSES
     return labels
@@ -94,28 +87,29 @@ class TestGradientAttacks:
             np.testing.assert_array_equal(report.correct["pgd"][row], expected)
 
     @only("tensorflow", "torch", why="cleverhans does not run with current JAX")
-    def test_equal_those_of_cleverhans_called_by_hand(self, images, labels):
+    def test_equal_those_of_cleverhans_called_by_hand(self, plain, images, labels):
         """Same weights and batch: not one pixel differs."""
         package = {"tensorflow": "tf2", "torch": "torch"}[BACKEND]
         attacks = f"cleverhans.{package}.attacks"
-        fgsm = importlib.import_module(f"{attacks}.fast_gradient_method")
-        pgd = importlib.import_module(f"{attacks}.projected_gradient_descent")
+        their_fgsm = importlib.import_module(f"{attacks}.fast_gradient_method")
+        their_pgd = importlib.import_module(f"{attacks}.projected_gradient_descent")
 
-        model = mlp()
         x = keras.ops.convert_to_tensor(images.astype("float32"))
         y = keras.ops.convert_to_tensor(labels)
-        problem = problem_of(model, images, labels, pgd_steps=10, pgd_step_size=0.03)
-        ours = {"fgsm": fgsm_attack.perturb, "pgd": pgd_attack.perturb}
+        problem = problem_of(plain, images, labels, pgd_steps=10, pgd_step_size=0.03)
+        ours = {"fgsm": fgsm.perturb, "pgd": pgd.perturb}
         for epsilon in (0.05, 0.2):
             limits = {"clip_min": 0.0, "clip_max": 1.0, "y": y}
             theirs = {
-                "fgsm": fgsm.fast_gradient_method(model, x, epsilon, np.inf, **limits),
-                "pgd": pgd.projected_gradient_descent(
-                    model, x, epsilon, 0.03, 10, np.inf, rand_init=False, **limits
+                "fgsm": their_fgsm.fast_gradient_method(
+                    plain, x, epsilon, np.inf, **limits
+                ),
+                "pgd": their_pgd.projected_gradient_descent(
+                    plain, x, epsilon, 0.03, 10, np.inf, rand_init=False, **limits
                 ),
             }
             report = evaluate_robustness(
-                model,
+                plain,
                 images,
                 labels,
                 [epsilon],
@@ -128,22 +122,36 @@ class TestGradientAttacks:
                 assert np.abs(expected - to_numpy(x)).max() <= epsilon + 1e-6
                 found = ours[name](problem, epsilon, problem.indices)
                 np.testing.assert_array_equal(to_numpy(found), expected)
-                correct = to_numpy(model(perturbed)).argmax(axis=1) == labels
+                correct = to_numpy(plain(perturbed)).argmax(axis=1) == labels
                 np.testing.assert_array_equal(report.correct[name][0], correct)
 
     @only("torch", why="gradients are kept with the weights only by PyTorch")
-    def test_leave_the_gradients_of_the_weights_alone(self, images, labels):
-        model = mlp()
-        evaluate_robustness(model, images, labels, [0.1], ["fgsm", "pgd"])
-        for weight in model.parameters():
+    def test_leave_the_gradients_of_the_weights_alone(self, plain, images, labels):
+        evaluate_robustness(plain, images, labels, [0.1], ["fgsm", "pgd"])
+        for weight in plain.parameters():
             assert weight.requires_grad and weight.grad is None
 
-    def test_an_epsilon_above_the_range_of_the_pixels(self, images, labels):
-        report = evaluate_robustness(mlp(), images, labels, [2.0], ["fgsm"])
-        evaluate_robustness(
-            mlp(), images, labels, [2.0], ["pgd"], pgd_steps=2, pgd_step_size=1.0
+    def test_an_epsilon_above_the_range_of_the_pixels(self, plain, images, labels):
+        """It is one of the whole range: black and white are the furthest there is."""
+        report = evaluate_robustness(
+            plain,
+            images,
+            labels,
+            [1.0, 2.0],
+            ["fgsm", "pgd"],
+            pgd_steps=2,
+            pgd_step_size=1.0,
         )
-        assert report.accuracy["fgsm"][0] < report.clean_accuracy
+        problem = problem_of(plain, images, labels, pgd_steps=2, pgd_step_size=1.0)
+        attacks = {"fgsm": fgsm.perturb, "pgd": pgd.perturb}
+        for name, (whole, beyond) in report.correct.items():
+            np.testing.assert_array_equal(beyond, whole)
+            assert report.accuracy[name][1] < report.clean_accuracy
+            whole, beyond = (
+                to_numpy(attacks[name](problem, epsilon, problem.indices))
+                for epsilon in (1.0, 2.0)
+            )
+            np.testing.assert_allclose(beyond, whole, atol=1e-6)
 
     def test_attack_the_true_label_not_the_predicted_one(self):
         """A wrongly classified image is pushed further from its true class."""
@@ -153,13 +161,26 @@ class TestGradientAttacks:
         assert not report.correct["fgsm"][0, 0]
         assert not report.correct["pgd"][0, 0]
 
-    def test_a_step_above_epsilon_is_reduced_to_epsilon(self, images, labels):
+    def test_a_step_above_epsilon_is_reduced_to_epsilon(self, plain, images, labels):
         options = {"epsilons": [0.05], "attacks": ["pgd"], "pgd_steps": 3}
         reports = [
-            evaluate_robustness(mlp(), images, labels, pgd_step_size=size, **options)
+            evaluate_robustness(plain, images, labels, pgd_step_size=size, **options)
             for size in (0.05, 0.5)
         ]
         np.testing.assert_array_equal(*[report.correct["pgd"] for report in reports])
+
+    @pytest.mark.parametrize("size", [0.05, 0.5])
+    def test_a_step_above_epsilon_does_not_cross_the_ball(self, size):
+        """Two steps over a ridge of the loss at 0.5, there and back.
+
+        A step of 0.5 would go back to the other edge of the ball, at 0.43.
+        """
+        inputs = keras.Input((1,))
+        margin = 100 * (inputs - 0.5) ** 2
+        model = keras.Model(inputs, keras.ops.concatenate([margin, 0 * margin], -1))
+        problem = problem_of(model, [[0.48]], [0], pgd_steps=2, pgd_step_size=size)
+        found = pgd.perturb(problem, 0.05, problem.indices)
+        np.testing.assert_allclose(to_numpy(found), [[0.48]], atol=1e-6)
 
     def test_too_few_steps_to_reach_epsilon_are_warned_about(self, images):
         weights = np.random.default_rng(3).normal(size=(PIXELS, 2))
@@ -174,34 +195,35 @@ class TestGradientAttacks:
         assert np.any(pgd.correct["pgd"][0] != fgsm.correct["fgsm"][1])
 
     @only("tensorflow", "torch", why="cleverhans does not run with current JAX")
-    def test_missing_cleverhans_is_named(self, images, labels, monkeypatch):
+    def test_missing_cleverhans_is_named(self, plain, images, labels, monkeypatch):
         monkeypatch.setitem(sys.modules, "cleverhans", None)
         for name in [name for name in sys.modules if name.startswith("cleverhans.")]:
             monkeypatch.delitem(sys.modules, name)
         message = re.escape("pip install keras_powerlaw[robustness]")
         with pytest.raises(ImportError, match=message):
-            evaluate_robustness(mlp(), images, labels, EPSILONS)
-        evaluate_robustness(mlp(), images, labels, EPSILONS, ["noise"])
+            evaluate_robustness(plain, images, labels, EPSILONS)
+        evaluate_robustness(plain, images, labels, EPSILONS, ["noise"])
 
 
 class TestWhiteNoise:
-    def test_is_one_seeded_draw_scaled_by_epsilon_and_clipped(self, images, labels):
-        model = mlp()
+    def test_is_one_seeded_draw_scaled_by_epsilon_and_clipped(
+        self, plain, images, labels
+    ):
         report = evaluate_robustness(
-            model, images, labels, [0.2, 0.8], ["noise"], seed=7
+            plain, images, labels, [0.2, 0.8], ["noise"], seed=7
         )
         x = images.astype("float32")
         draw = np.random.default_rng(7).standard_normal(x.shape, dtype="float32")
         for row, epsilon in enumerate([0.2, 0.8]):
-            logits = model(np.clip(x + epsilon * draw, 0, 1))
+            logits = plain(np.clip(x + epsilon * draw, 0, 1))
             expected = keras.ops.convert_to_numpy(logits).argmax(axis=1) == labels
             np.testing.assert_array_equal(report.correct["noise"][row], expected)
 
-    def test_depends_on_the_seed_alone(self, images, labels):
+    def test_depends_on_the_seed_alone(self, plain, images, labels):
         def correct(seed):
             np.random.seed(seed)  # the global generator plays no part
             return evaluate_robustness(
-                mlp(), images, labels, [0.5], ["noise"], seed=seed
+                plain, images, labels, [0.5], ["noise"], seed=seed
             ).correct["noise"]
 
         np.testing.assert_array_equal(correct(1), correct(1))
@@ -209,18 +231,18 @@ class TestWhiteNoise:
 
 
 class TestEvaluation:
-    def test_epsilon_zero_changes_nothing(self, images, labels):
-        report = evaluate_robustness(mlp(), images, labels, EPSILONS)
+    def test_epsilon_zero_changes_nothing(self, plain, images, labels):
+        report = evaluate_robustness(plain, images, labels, EPSILONS)
         assert 0.0 < report.clean_accuracy < 1.0
         for rows in report.correct.values():
             np.testing.assert_array_equal(rows[0], report.clean_correct)
 
     @pytest.mark.parametrize("batch_size", [1, 7, 60])
-    def test_batch_size_changes_nothing(self, images, labels, batch_size):
+    def test_batch_size_changes_nothing(self, plain, images, labels, batch_size):
         options = {"epsilons": [0.05, 0.1], "pgd_steps": 10}
-        report = evaluate_robustness(mlp(), images, labels, **options)
+        report = evaluate_robustness(plain, images, labels, **options)
         batched = evaluate_robustness(
-            mlp(), images, labels, batch_size=batch_size, **options
+            plain, images, labels, batch_size=batch_size, **options
         )
         assert batched == report
 
@@ -233,13 +255,15 @@ class TestEvaluation:
         ],
         ids=["activation", "Activation layer", "Softmax layer"],
     )
-    def test_a_softmax_at_the_end_changes_nothing(self, images, labels, classifier):
+    def test_a_softmax_at_the_end_changes_nothing(
+        self, plain, images, labels, classifier
+    ):
         model = classifier()
         outputs = to_numpy(model(images))
         config = model.get_config()
         report = evaluate_robustness(model, images, labels, EPSILONS)
 
-        assert report == evaluate_robustness(mlp(), images, labels, EPSILONS)
+        assert report == evaluate_robustness(plain, images, labels, EPSILONS)
         assert model.get_config() == config
         np.testing.assert_array_equal(to_numpy(model(images)), outputs)
 
@@ -272,19 +296,11 @@ class TestEvaluation:
         plain = mlp(keras.layers.BatchNormalization())
         assert report == evaluate_robustness(plain, images, labels, [0.05])
 
-    def test_a_subclassed_model_needs_no_declared_shapes(self, images, labels):
-        class Wrapper(keras.Model):
-            def __init__(self):
-                super().__init__()
-                self.inner = mlp()
-
-            def call(self, x):
-                return self.inner(x)
-
-        model = Wrapper()
+    def test_a_subclassed_model_needs_no_declared_shapes(self, plain, images, labels):
+        model = Subclassed(plain)
         model(images)
         report = evaluate_robustness(model, images, labels, [0.1])
-        assert report == evaluate_robustness(mlp(), images, labels, [0.1])
+        assert report == evaluate_robustness(plain, images, labels, [0.1])
 
     def test_on_handwritten_digits(self, trained, digits):
         _, (x, y) = digits
@@ -295,10 +311,10 @@ class TestEvaluation:
         assert np.all(pgd <= fgsm)
         assert np.all(noise[1:] > fgsm[1:] + 0.1)
 
-    def test_progress_is_shown_on_request(self, images, labels, capsys):
+    def test_progress_is_shown_on_request(self, plain, images, labels, capsys):
         for verbose, shown in ((0, False), ("auto", False), (1, True)):
             evaluate_robustness(
-                mlp(), images, labels, [0.1, 0.2], ["noise"], verbose=verbose
+                plain, images, labels, [0.1, 0.2], ["noise"], verbose=verbose
             )
             assert ("2/2" in capsys.readouterr().out) == shown
 
@@ -396,11 +412,11 @@ class TestErrors:
         ],
     )
     def test_invalid_arguments_are_named(
-        self, images, labels, argument, value, message
+        self, plain, images, labels, argument, value, message
     ):
         arguments = {"x": images, "y": labels, "epsilons": [0.1], argument: value}
         with pytest.raises(ValueError) as error:
-            evaluate_robustness(mlp(), **arguments)
+            evaluate_robustness(plain, **arguments)
         text = str(error.value)
         assert text.startswith(f"Invalid value for argument `{argument}`. Expected ")
         assert message in text
@@ -420,7 +436,7 @@ class TestErrors:
     )
     def test_unsuitable_outputs_are_refused(self, images, labels, outputs, message):
         inputs = keras.Input((PIXELS,))
-        model = keras.Model(inputs, outputs(keras.layers.Dense(PIXELS)(inputs)))
+        model = keras.Model(inputs, outputs(hidden(PIXELS)(inputs)))
         with pytest.raises(ValueError, match="Invalid value for argument `model`. "):
             evaluate_robustness(model, images, labels, EPSILONS, ["noise"])
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -443,77 +459,3 @@ class TestErrors:
         model = linear(np.full((PIXELS, CLASSES), np.nan))
         with pytest.raises(ValueError, match="The model returned NaN"):
             evaluate_robustness(model, images, labels, EPSILONS, ["noise"])
-
-
-class TestReport:
-    @pytest.fixture
-    def report(self):
-        return RobustnessReport(
-            epsilons=np.array([0.1 + 0.2, 1 / 3]),
-            clean_correct=np.array([True, True, True, False]),
-            correct={
-                "fgsm": np.array([[1, 1, 0, 0], [0, 0, 0, 0]], dtype=bool),
-                "noise": np.array([[1, 1, 1, 0], [1, 1, 0, 0]], dtype=bool),
-            },
-            settings={"pgd_steps": 40, "clip": [0.0, 1.0]},
-        )
-
-    def test_accuracy_is_the_mean_over_images(self, report):
-        assert report.clean_accuracy == 0.75
-        np.testing.assert_array_equal(report.accuracy["fgsm"], [0.5, 0.0])
-        np.testing.assert_array_equal(report.accuracy["noise"], [0.75, 0.5])
-
-    def test_json_round_trip_is_exact(self, report):
-        restored = RobustnessReport.from_json(report.to_json())
-        assert restored == report
-        assert restored.to_json() == report.to_json()
-        assert restored.epsilons.dtype == np.float64
-        np.testing.assert_array_equal(restored.epsilons, report.epsilons)
-        np.testing.assert_array_equal(restored.clean_correct, report.clean_correct)
-        for name, rows in report.correct.items():
-            assert restored.correct[name].dtype == bool
-            np.testing.assert_array_equal(restored.correct[name], rows)
-        assert restored.settings == report.settings
-
-    def test_json_takes_one_character_per_result(self, report):
-        assert '"fgsm": ["1100", "0000"]' in report.to_json()
-
-    def test_results_make_reports_differ(self, report):
-        other = RobustnessReport.from_json(report.to_json())
-        other.correct["fgsm"][0, 0] = False
-        assert other != report
-        assert report != report.to_json()
-
-    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"epsilons": [0.1]}'])
-    def test_other_text_is_refused(self, text):
-        message = "Invalid value for argument `text`. Expected the text returned by "
-        with pytest.raises(ValueError, match=message):
-            RobustnessReport.from_json(text)
-
-    def test_prints_as_a_table(self, report):
-        assert str(report) == "\n".join(
-            [
-                "Accuracy in % on 4 images",
-                "   epsilon    fgsm   noise",
-                "     clean    75.0    75.0",
-                "       0.3    50.0    75.0",
-                "  0.333333     0.0    50.0",
-            ]
-        )
-
-    def test_settings_repeat_the_evaluation(self, images, labels):
-        options = {"epsilons": [0.5], "attacks": ["noise"]}
-        report = evaluate_robustness(
-            mlp(), images, labels, seed=3, clip=(-1, 2), **options
-        )
-        assert report.settings == {
-            "norm": "inf",
-            "pgd_steps": 40,
-            "pgd_step_size": 0.01,
-            "restarts": 2,
-            "noise_draws": 1,
-            "clip": [-1.0, 2.0],
-            "seed": 3,
-        }
-        again = evaluate_robustness(mlp(), images, labels, **options, **report.settings)
-        assert again == report

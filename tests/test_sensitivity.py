@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from datasets import Batches, gaussian
 from keras import layers
+from models import hidden, network
 
 import keras_powerlaw as kp
 
@@ -13,20 +15,12 @@ COMPONENTS = (1, 2, 5)
 
 @pytest.fixture
 def model():
-    return keras.Sequential(
-        [
-            keras.Input((SIDE, SIDE, 1)),
-            layers.Flatten(),
-            layers.Dense(UNITS, activation="tanh", name="hidden"),
-            layers.Dense(4, name="logits"),
-        ]
-    )
+    return network(layers.Flatten(), hidden(UNITS), shape=(SIDE, SIDE, 1))
 
 
 @pytest.fixture
 def x():
-    shape = (IMAGES, SIDE, SIDE, 1)
-    return np.random.default_rng(0).normal(size=shape).astype("float32")
+    return gaussian(IMAGES, (SIDE, SIDE, 1))[0]
 
 
 def eigenvalues(weights, x):
@@ -131,15 +125,9 @@ def test_keeps_the_maps_of_the_first_images_only(model, x):
 
 
 def test_takes_any_finite_stream_of_batches(model, x):
-    class Batches(keras.utils.PyDataset):
-        def __len__(self):
-            return 3
-
-        def __getitem__(self, index):
-            return x[10 * index : 10 * index + 10], np.zeros(10)
-
+    batches = Batches(x, np.zeros(IMAGES), size=10)
     expected = kp.sensitivity_maps(model, x, "hidden", COMPONENTS)
-    found = kp.sensitivity_maps(model, Batches(), "hidden", COMPONENTS)
+    found = kp.sensitivity_maps(model, batches, "hidden", COMPONENTS)
     np.testing.assert_allclose(found.total, expected.total, atol=1e-5)
 
 

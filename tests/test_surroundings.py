@@ -4,41 +4,26 @@ import keras
 import numpy as np
 import pytest
 from backend import BACKEND, only, to_numpy, within_fit
+from datasets import Batches, gaussian, tf_dataset
 from keras import layers
+from models import Subclassed, compiled, hidden, network
 
 import keras_powerlaw as kp
 
 
 @pytest.fixture
 def data():
-    rng = np.random.default_rng(0)
-    return rng.normal(size=(120, 12)).astype("float32"), rng.integers(4, size=120)
+    return gaussian(120)
 
 
-def model_of(width=12):
+def plain_model():
+    """The same weights every time."""
     keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((width,)),
-            layers.Dense(
-                20,
-                activation="tanh",
-                name="hidden",
-                activity_regularizer=kp.SpectralActivityRegularizer(tau=3, beta=2.0),
-            ),
-            layers.Dense(4),
-        ]
-    )
+    return network(hidden(20, kp.SpectralActivityRegularizer(tau=3, beta=2.0)))
 
 
 def compiled_model(optimizer=None, **settings):
-    model = model_of()
-    model.compile(
-        optimizer or keras.optimizers.SGD(0.1),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        **settings,
-    )
-    return model
+    return compiled(plain_model(), optimizer or keras.optimizers.SGD(0.1), **settings)
 
 
 def fit(model, data, *more, refresh=None, callbacks=(), **settings):
@@ -47,24 +32,6 @@ def fit(model, data, *more, refresh=None, callbacks=(), **settings):
     arguments = more or data
     callbacks = [refresh, *callbacks]
     return model.fit(*arguments, verbose=0, callbacks=callbacks, **settings).history
-
-
-class Batches(keras.utils.PyDataset):
-    def __init__(self, *arrays):
-        super().__init__()
-        self.arrays = arrays
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        return tuple(array[30 * index : 30 * (index + 1)] for array in self.arrays)
-
-
-def tf_data(*arrays):
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices(arrays).batch(30)
 
 
 class TestSameTrainingAsPlainFit:
@@ -95,10 +62,10 @@ class TestSameTrainingAsPlainFit:
             history[1]["hidden_exponent"], history[0]["hidden_exponent"], rtol=1e-4
         )
 
-    @pytest.mark.parametrize("form", [tf_data, Batches])
+    @pytest.mark.parametrize("form", [tf_dataset, Batches])
     def test_fed_with(self, data, form):
         expected = fit(compiled_model(), data)
-        batches = form(*data)
+        batches = form(*data, size=30)
         refresh = kp.EigenbasisRefresh(batches)
         found = fit(compiled_model(), data, batches, refresh=refresh, batch_size=None)
         np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
@@ -107,20 +74,11 @@ class TestSameTrainingAsPlainFit:
         losses = []
         for settings in ({"run_eagerly": True}, {}):
             keras.utils.set_random_seed(0)
-            model = keras.Sequential(
-                [
-                    keras.Input((12,)),
-                    layers.Dense(
-                        20,
-                        activity_regularizer=kp.SpectralActivityRegularizer(
-                            tau=3, exact=True
-                        ),
-                    ),
-                ]
-            )
+            regularizer = kp.SpectralActivityRegularizer(tau=3, exact=True)
+            model = network(hidden(20, regularizer))
             model.compile(keras.optimizers.SGD(0.1), "mse", **settings)
             history = model.fit(
-                data[0], np.zeros((120, 20)), shuffle=False, verbose=0, epochs=2
+                data[0], np.zeros((120, 4)), shuffle=False, verbose=0, epochs=2
             )
             losses.append(history.history["loss"])
         np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -137,25 +95,20 @@ class TestRefreshWithoutRetracing:
     def test_nothing_is_compiled_after_the_first_step(self, data, every):
         model = compiled_model()
         compilations = counter_of_compilations(model)
-        counts = []
+        counts, refreshes = [], []
 
         class Watch(keras.callbacks.Callback):
             def on_train_batch_begin(self, batch, logs=None):
+                if not refreshes or refresh.spectra is not refreshes[-1]:
+                    refreshes.append(refresh.spectra)
                 counts.append(compilations())
 
             def on_train_batch_end(self, batch, logs=None):
                 counts.append(compilations())
 
-        bases = []
-
-        class Keep(kp.EigenbasisRefresh):
-            def _refresh(self, batch):
-                super()._refresh(batch)
-                bases.append(batch)
-
-        refresh = Keep(data[0], **every)
+        refresh = kp.EigenbasisRefresh(data[0], **every)
         fit(model, data, refresh=refresh, callbacks=[Watch()], epochs=4)
-        assert len(bases) >= 4
+        assert len(refreshes) >= 4
         first, *later = np.diff(counts)[::2]
         assert first >= 1
         assert not np.any(later)
@@ -279,18 +232,11 @@ class TestModels:
         np.testing.assert_allclose(history["loss"], predicted, rtol=2e-4)
 
     def compile(self, model):
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(1e-3), loss)
-        return model
+        return compiled(model, keras.optimizers.Adam(1e-3))
 
     def test_functional_with_two_inputs_and_a_shared_layer(self, data):
         one, two = keras.Input((12,)), keras.Input((12,))
-        shared = layers.Dense(
-            16,
-            activation="tanh",
-            activity_regularizer=kp.SpectralActivityRegularizer(tau=2),
-            name="shared",
-        )
+        shared = hidden(16, kp.SpectralActivityRegularizer(tau=2), "shared")
         merged = layers.Concatenate()([shared(one), shared(two)])
         model = self.compile(keras.Model([one, two], layers.Dense(4)(merged)))
         x = [data[0], data[0][::-1].copy()]
@@ -302,23 +248,15 @@ class TestModels:
         np.testing.assert_allclose(total, sum(penalties), rtol=1e-5)
 
     def test_nested(self, data):
-        nested = keras.Sequential([keras.Input((12,)), model_of(), layers.Dense(4)])
+        nested = network(plain_model())
         self.losses_are_those_of_the_new_basis(
             self.compile(nested), *data, targets={"hidden"}
         )
 
     def test_subclassed(self, data):
-        class Subclassed(keras.Model):
-            def __init__(self):
-                super().__init__()
-                self.inner = model_of()
-                self.last = layers.Dense(4)
-
-            def call(self, x):
-                return self.last(self.inner(x))
-
+        model = Subclassed(plain_model(), layers.Dense(4))
         self.losses_are_those_of_the_new_basis(
-            self.compile(Subclassed()), *data, targets={"hidden"}
+            self.compile(model), *data, targets={"hidden"}
         )
 
     def test_keras_applications(self):
