@@ -147,6 +147,20 @@ class TestEveryModule:
         assert banners == []
 
 
+SCRIPTS = [
+    path
+    for folder in ("examples", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_script_is_short_and_finds_its_modules_without_tricks(path):
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= LONGEST
+    assert "sys.path" not in text
+
+
 class TestTheRulesThemselves:
     """Each of them fails where it should."""
 

@@ -1,11 +1,8 @@
 """What few examples do to the penalty: the closed forms of the page on theory.
 
-They are those of benchmarks/small_batches.py, which prints the page's tables; here the
+They are those of benchmarks/small_batches/, which prints the page's tables; here the
 package's functions meet them, on simulated batches.
 """
-
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +10,9 @@ from backend import to_numpy, value_and_gradient
 from keras import ops
 from scipy import special
 
+from benchmarks.small_batches import bases, closed_forms, descent
 from keras_powerlaw.spectral.penalty import power_law_penalty, projected_variances
 from keras_powerlaw.spectral.spectrum import fit_power_law
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
-import small_batches
 
 TAU, WIDTH = 10, 100
 DECAY = TAU / np.arange(TAU, WIDTH + 1)  # the target for λ_τ = 1
@@ -87,7 +81,7 @@ class TestPenaltyOnTarget:
         rng = np.random.default_rng(2)
         drawn = DECAY * estimates(batch, (10000, 91), rng)
         values = to_numpy(penalties(ops.convert_to_tensor(drawn)))
-        square, hinge = small_batches.expected_penalty(small_batches.Ratio(batch))
+        square, hinge = closed_forms.expected_penalty(closed_forms.Ratio(batch))
         np.testing.assert_allclose(np.mean(values), 90 * (square + hinge), rtol=0.03)
 
     def test_noise_of_the_anchor_does_not_average_out(self):
@@ -105,17 +99,15 @@ class TestEquilibrium:
         rng = np.random.default_rng(4)
         tail = DECAY * np.r_[1.0, np.full(90, rho)]
         drawn = forces(tail * estimates(batch, (10000, 91), rng))[:, 1:].mean(axis=1)
-        expected = small_batches.expected_force(small_batches.Ratio(batch), rho)
+        expected = closed_forms.expected_force(closed_forms.Ratio(batch), rho)
         margin = 4 * np.std(drawn) / np.sqrt(len(drawn))
         assert margin < 0.06
         assert abs(np.mean(drawn) - expected) < margin
 
     @pytest.mark.parametrize("batch, expected", [(64, 0.793), (500, 0.908)])
     def test_of_gradient_descent(self, batch, expected):
-        ratio = small_batches.Ratio(batch)
-        np.testing.assert_allclose(
-            small_batches.equilibrium(ratio), expected, atol=5e-4
-        )
+        ratio = closed_forms.Ratio(batch)
+        np.testing.assert_allclose(closed_forms.equilibrium(ratio), expected, atol=5e-4)
         rng = np.random.default_rng(5)
         log_variances, path = np.tile(np.log(DECAY), (99, 1)), []  # 99 descents
         for _ in range(50):
@@ -150,7 +142,7 @@ class TestAnchors:
             * variances[TAU - 1]
             / variances[TAU - 1 :].sum(),
         }
-        closed = small_batches.anchors(variances, batch)
+        closed = closed_forms.anchors(variances, batch)
         assert closed.keys() == simulated.keys()
         for name, values in simulated.items():
             mean, spread = closed[name]
@@ -163,18 +155,16 @@ class TestAnchors:
 
     def test_a_band_does_not_hold_a_spectrum_that_the_hinge_pushes_down(self):
         settings = {"batch": 500, "anchor": "geometric", "steps": 1000}
-        scale, _ = small_batches.descend(force=small_batches.eq2_force, **settings)
+        scale, _ = descent.descend(force=descent.eq2_force, **settings)
         assert scale < 0.1
-        scale, ratio = small_batches.descend(
-            force=small_batches.log_ratio_force, **settings
-        )
+        scale, ratio = descent.descend(force=descent.log_ratio_force, **settings)
         np.testing.assert_allclose([scale, ratio], 1.0, atol=0.02)
 
 
 class TestBasisFromFewExamples:
     def test_spreads_the_measured_and_flattens_the_projected(self):
         true = 1 / np.arange(1.0, 201)
-        measured, along = small_batches.sample_eigenvectors(
+        measured, along = bases.sample_eigenvectors(
             true, 3 * 200, np.random.default_rng(7)
         )
         exponents = [

@@ -10,25 +10,3 @@ forms with the package's functions on simulated batches.
     network       a network that is trained at three batch sizes
     tables        the tables
 """
-
-from .bases import sample_eigenvectors
-from .closed_forms import (
-    Ratio,
-    anchors,
-    equilibrium,
-    expected_force,
-    expected_penalty,
-)
-from .descent import descend, eq2_force, log_ratio_force
-
-__all__ = [
-    "Ratio",
-    "anchors",
-    "descend",
-    "eq2_force",
-    "equilibrium",
-    "expected_force",
-    "expected_penalty",
-    "log_ratio_force",
-    "sample_eigenvectors",
-]
