@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.support.keras_internals import retrace
+from keras_powerlaw.support.keras_internals import retrace, strategy_of
 
 
 class Eigenbasis:
@@ -70,7 +70,7 @@ class Eigenbasis:
 def renewing(model: keras.Model, bases: Sequence[Eigenbasis]) -> Iterator[None]:
     """Allows bases of `model` to get their first eigenvectors within this context."""
     first_time = any(basis.variable is None for basis in bases)
-    strategy = getattr(model, "distribute_strategy", None)
+    strategy = strategy_of(model)
     # Under `tf.distribute`, a basis is created on every replica, like the weights.
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         yield

@@ -24,6 +24,7 @@ from keras_powerlaw.support.arguments import invalid_value, validate_verbose
 from keras_powerlaw.support.keras_internals import (
     flatten_layers,
     hold_current_weights,
+    strategy_of,
 )
 from keras_powerlaw.support.progress import Progress
 from keras_powerlaw.support.types import Verbose
@@ -214,7 +215,7 @@ def _staleness(
 
 def _refuse_other_regularizers_on_replicas(model: keras.Model) -> None:
     # A collective operation makes Keras lose the losses that layers recorded before it.
-    strategy = getattr(model, "distribute_strategy", None)
+    strategy = strategy_of(model)
     if getattr(strategy, "num_replicas_in_sync", 1) == 1:
         return
     others = [

@@ -175,3 +175,8 @@ def retrace(model: keras.Model) -> None:
     """Makes a compiled model trace its training and test steps again."""
     model.make_train_function(force=True)
     model.make_test_function(force=True)
+
+
+def strategy_of(model: keras.Model) -> Any:
+    """The `tf.distribute` strategy that a model was made under, or None."""
+    return getattr(model, "distribute_strategy", None)
