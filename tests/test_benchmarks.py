@@ -8,7 +8,7 @@ import pytest
 from backend import value_and_gradient
 
 import keras_powerlaw as kp
-from benchmarks import schedules, speed, trainings
+from benchmarks import cost, robustness, schedules, speed, trained_networks, trainings
 from benchmarks.clock import Clock
 from benchmarks.forms import shallow
 from benchmarks.literal import LiteralRegularizer
@@ -158,6 +158,36 @@ def test_training_stops_where_exponent_and_accuracy_are_reached(
     # Keras takes one step more.
     assert [found["epochs"] for found in fast["candidates"]] == [0, 1, 1.25]
     assert schedules.time_to(fast, below=0.01) == fast["candidates"][1]["clock"]
+
+
+def test_sweeps(tiny, tmp_path, monkeypatch, capsys):
+    small = {"width": 20, "epochs": 1}
+    for name, settings in trained_networks.NETWORKS.items():
+        monkeypatch.setitem(trained_networks.NETWORKS, name, {**settings, **small})
+    output = tmp_path / "output"
+    arguments = [
+        *("--cache", str(tmp_path / "cache"), "--output", str(output)),
+        *("--data-dir", str(tmp_path / "mnist.npz"), "--networks", "regularized"),
+        *("--images", "10", "--flagged", "0", "--memory", "--sweeps", "pgd_ce"),
+    ]
+    robustness.main(arguments)
+    assert "| regularized | 10 | pgd_ce |" in capsys.readouterr().out
+    [path] = output.iterdir()
+    assert path.name == "robustness-regularized-pgd_ce-10.json"
+    result = json.loads(path.read_text())
+    assert result["seconds"] > 0 and len(result["accuracy"]) == 7
+
+    path.unlink()  # attacks the network from the cache
+    robustness.main(arguments)
+    assert json.loads(path.read_text())["accuracy"] == result["accuracy"]
+    capsys.readouterr()
+    robustness.main(arguments)
+    assert "seconds" not in capsys.readouterr().out.partition("|")[0]
+
+
+def test_cost_of_a_step_on_gpus(capsys):
+    cost.main(["--gpus"])
+    assert "| 1024 | float32 | 1 |" in capsys.readouterr().out
 
 
 def test_clock_pauses(monkeypatch):
