@@ -19,8 +19,8 @@ def literal_penalty(activity, basis, alpha, tau, beta, unrolled=False):
         tau: First eigenvalue τ.
         beta: Strength β.
         unrolled: Write every term into the program, instead of a loop: `tf.while_loop`
-            on TensorFlow, `lax.fori_loop` on JAX. PyTorch has no other than Python's,
-            so is unrolled always.
+            on TensorFlow, `lax.fori_loop` on JAX. On PyTorch it makes no difference:
+            the loop is always Python's.
 
     Returns:
         A scalar.
@@ -48,7 +48,7 @@ def literal_penalty(activity, basis, alpha, tau, beta, unrolled=False):
 
 
 class LiteralRegularizer(kp.SpectralActivityRegularizer):
-    """`SpectralActivityRegularizer`, but for how the penalty is computed."""
+    """`SpectralActivityRegularizer` with the penalty computed by `literal_penalty`."""
 
     def __init__(self, alpha=1.0, tau=10, beta=1.0, *, unrolled=False):
         super().__init__(alpha, tau, beta)

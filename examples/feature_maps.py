@@ -2,7 +2,7 @@
 
 Section 4.2 of the paper flattens the convolution's 5×5×32 activations to 800 units.
 Here the same network is also trained with its 32 channels as the units. Every network
-is measured by every reduction: what a penalty on one does to the others.
+is measured by every reduction, to see what a penalty on one does to the others.
 
     python examples/feature_maps.py
     python examples/feature_maps.py --data-set digits --epochs 2
@@ -17,7 +17,7 @@ from experiments.networks import build_model
 
 import keras_powerlaw as kp
 
-# First and last eigenvalue of the fit. (800 and 32 units.)
+# First and last eigenvalue of the fits, over 800 units and over 32.
 FITS = {"flatten": (11, 500), "channels": (5, 32), "mean": (5, 32)}
 TAUS = {"flatten": 10, "channels": 4, "mean": 4}
 

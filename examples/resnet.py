@@ -1,9 +1,9 @@
 """The spectral penalty on one stage of a network of keras.applications.
 
 Trains a fresh ResNet50 for some steps on synthetic images of 224×224 pixels, with the
-penalty on the output of one stage, and prints its spectrum before and after, the time
-and the peak of the memory. As its feature maps are too wide to flatten (56×56×256 are
-802,816 units), the channels are the units.
+penalty on the output of one stage, and prints that output's spectrum before and after,
+the time, and the peak of the memory. The feature maps are too wide to flatten
+(56×56×256 would be 802,816 units), so the channels are the units.
 
     python examples/resnet.py
     python examples/resnet.py --layer conv4_block6_out --reduction mean
@@ -25,7 +25,7 @@ CLASSES = 10
 
 
 def gratings(count, size, rng):
-    """Noisy colored gratings, whose direction is the class.
+    """Noisy colored gratings; their direction is the class.
 
     Returns:
         Images in [0, 1], float32 of shape `(count, size, size, 3)`, and labels.
@@ -45,10 +45,11 @@ def gratings(count, size, rng):
 
 
 def settle(model, x, batch_size, passes):
-    """Brings the moving averages of a fresh network's batch normalization to the data.
+    """Fits the moving averages of a fresh network's batch normalization to the data.
 
-    The eigenbasis is measured in inference mode, with these averages, and used in
-    training, with the batch's own: in a fresh network they have nothing in common.
+    The eigenbasis is measured in inference mode, where these averages are used, but
+    applied in training mode, where the batch's own are. In a fresh network the two have
+    nothing in common.
     """
     normalizations = [
         layer

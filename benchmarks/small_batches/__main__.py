@@ -32,7 +32,9 @@ TABLES = {
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.small_batches",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     for name in parser.parse_args(argv).tables:
