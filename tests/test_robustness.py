@@ -182,6 +182,13 @@ class TestGradientAttacks:
         found = pgd.perturb(problem, 0.05, problem.indices)
         np.testing.assert_allclose(to_numpy(found), [[0.48]], atol=1e-6)
 
+    def test_labels_may_stand_in_a_column(self, plain, images, labels):
+        flat, column = (
+            evaluate_robustness(plain, images, y, [0.1], ["fgsm"])
+            for y in (labels, labels[:, np.newaxis])
+        )
+        assert flat == column
+
     def test_too_few_steps_to_reach_epsilon_are_warned_about(self, images):
         weights = np.random.default_rng(3).normal(size=(PIXELS, 2))
         y = (images @ weights).argmax(axis=1)

@@ -94,7 +94,7 @@ def evaluate_robustness(
         model: A built Keras model with one input and one output, the logits of
             at least two classes, shape `(batch, classes)`.
         x: Images, shape `(M, ...)`, numbers within `clip`.
-        y: Integer labels, shape `(M,)`, from 0 to `classes - 1`.
+        y: Integer labels, shape `(M,)` or `(M, 1)`, from 0 to `classes - 1`.
         epsilons: Attack strengths in units of pixel values, shape `(E,)`, at
             least 0 and strictly increasing: the largest change of a pixel or, with
             `norm=2`, the Euclidean length of the change; for `"noise"`, the standard

@@ -106,6 +106,8 @@ def validate_images(
 
 def validate_labels(y: Any, count: int, classes: int) -> NDArray[np.int64]:
     labels = _as_array("y", y)
+    if labels.shape == (count, 1):  # as in `keras.datasets.cifar10`
+        labels = labels[:, 0]
     if labels.shape != (count,):
         hint = (
             "; for one-hot labels give `y.argmax(axis=1)`" if labels.ndim == 2 else ""
