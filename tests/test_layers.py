@@ -118,6 +118,20 @@ class TestStatistics:
         for old, new in zip(before, layer.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
 
+    def test_a_frozen_layer_keeps_them_and_runs_in_inference_mode(self):
+        x = correlated(60, 6, np.random.default_rng(7))
+        base = keras.Sequential([keras.Input((6,)), kp.WhiteningLayer()])
+        base(x, training=True)
+        base.trainable = False
+        expected = to_numpy(base(x[:9], training=False))
+        found = to_numpy(base(3 * x[:9] + 1, training=True))
+        assert np.abs(found - expected).max() > 0.5
+        np.testing.assert_array_equal(to_numpy(base(x[:9], training=True)), expected)
+        np.testing.assert_array_equal(to_numpy(base(x[:9], training=False)), expected)
+        base.trainable = True
+        base(3 * x + 1, training=True)
+        assert not np.array_equal(to_numpy(base(x[:9], training=False)), expected)
+
 
 class TestInModels:
     def model(self, **settings):

@@ -34,7 +34,8 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
 
     As in batch normalization, inference uses moving averages of μ and Σ, so that an
     example's output does not depend on the others in its batch. The first batch sets
-    them; until then, inference is nearly the identity.
+    them; until then, inference is nearly the identity. A frozen layer (`trainable` is
+    `False`) always runs in inference mode.
 
     All computations are in float32, under any dtype policy. Where float32 could not
     resolve `ridge` next to the variances, it is raised to ε · trace(Σ), ε = 1.2e-7. The
@@ -119,6 +120,7 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         activity = to_samples(ops.cast(inputs, "float32"))
+        training = training and self.trainable
         if training or self.use_batch_statistics:
             mean, sigma = covariance(activity)
         else:
