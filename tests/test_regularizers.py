@@ -481,13 +481,15 @@ class TestArguments:
         ]
 
     @pytest.mark.parametrize("exact", [False, True], ids=["frozen", "exact"])
-    def test_tau_above_the_layers_width(self, data, exact):
+    @pytest.mark.parametrize("tau", [30, 31])
+    def test_tau_of_the_layers_width_or_above(self, data, tau, exact):
+        """At τ = N, the only ratio is 1, and there would be no penalty."""
         model = with_adam(
-            dense_model(kp.SpectralActivityRegularizer(tau=31, exact=exact))
+            dense_model(kp.SpectralActivityRegularizer(tau=tau, exact=exact))
         )
         callbacks = [] if exact else [kp.EigenbasisRefresh(data[0])]
         with pytest.raises(
-            ValueError, match="argument `tau`. Expected at most .* 30 un"
+            ValueError, match="argument `tau`. Expected at most 29, .* 30 un"
         ):
             model.fit(*data, verbose=0, callbacks=callbacks)
 
@@ -621,11 +623,12 @@ class TestAddSpectralRegularizer:
         with pytest.raises(ValueError, match="argument `alpha`. Expected a number, or"):
             kp.add_spectral_regularizer(self.deep_model(), ["first"], alpha=[1.0, 2.0])
 
-    def test_refuses_tau_above_the_width(self):
+    @pytest.mark.parametrize("tau", [16, 17])
+    def test_refuses_tau_of_the_width_or_above(self, tau):
         with pytest.raises(
-            ValueError, match="argument `tau`. Expected at most .* 16 un"
+            ValueError, match="argument `tau`. Expected at most 15, .* 16 un"
         ):
-            kp.add_spectral_regularizer(self.deep_model(), ["first", "second"], tau=17)
+            kp.add_spectral_regularizer(self.deep_model(), ["first", "second"], tau=tau)
 
     @pytest.mark.parametrize("none", [[], None, ()])
     def test_refuses_no_layers(self, none):

@@ -53,8 +53,9 @@ def add_spectral_regularizer(
 
     Raises:
         ValueError: If the model is subclassed; if a layer does not exist, has an
-            activity regularizer of another kind, or has fewer than τ units or too many
-            for the available memory; or if a list does not have one entry per layer.
+            activity regularizer of another kind, or has no more than τ units or too
+            many for the available memory; or if a list does not have one entry per
+            layer.
 
     Example:
 

@@ -67,12 +67,12 @@ def refresh_eigenbasis(
         is fitted from n = τ + 1 to n = 500 or the spectrum's end.
 
     Raises:
-        ValueError: If no layer is regularized, or two share one regularizer; if τ
-            exceeds a layer's width or the number of directions in which its activations
-            vary; if `x` is empty, does not fit the model, is not finite, or has fewer
-            than two examples; if the layers have too many units for the available
-            memory; or if the model has other activity regularizers under
-            `tf.distribute`.
+        ValueError: If no layer is regularized, or two share one regularizer; if τ is
+            not less than a layer's width, or exceeds the number of directions in which
+            its activations vary; if `x` is empty, does not fit the model, is not
+            finite, or has fewer than two examples; if the layers have too many units
+            for the available memory; or if the model has other activity regularizers
+            under `tf.distribute`.
 
     Example:
 

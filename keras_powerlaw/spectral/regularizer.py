@@ -79,8 +79,8 @@ class SpectralActivityRegularizer(
 
     Args:
         alpha: Exponent α of the target, at least 0. Defaults to 1.
-        tau: 1-based index of the first eigenvalue of the power law, at least 1 and at
-            most the number of units. Defaults to 10.
+        tau: 1-based index of the first eigenvalue of the power law, at least 1 and
+            less than the number of units. Defaults to 10.
         beta: Strength β, at least 0. Defaults to 1.
         exact: If `True`, decompose the covariance of every batch instead. This is slow
             and needs more samples than units in every batch, but no
@@ -239,11 +239,12 @@ def penalty_of_variances(
 
 def validate_width(regularizer: SpectralActivityRegularizer, units: int) -> None:
     """Raises a `ValueError` if a layer of `units` units is too narrow for its τ."""
-    if regularizer.tau > units:
+    # The ratio at n = τ is 1 by definition, so the penalty needs another eigenvalue.
+    if regularizer.tau >= units:
         raise invalid_value(
             "tau",
-            f"at most the width of the regularized layer, {units} units (with "
-            f"reduction='{regularizer.reduction}')",
+            f"at most {units - 1}, less than the width of the regularized layer, "
+            f"{units} units (with reduction='{regularizer.reduction}')",
             regularizer.tau,
         )
 
