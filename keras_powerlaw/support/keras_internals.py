@@ -39,12 +39,16 @@ def _missing_names() -> list[str]:
     return missing
 
 
-if _missing := _missing_names():
-    raise ImportError(
+def _incompatible(missing: list[str]) -> ImportError:
+    return ImportError(
         "This keras_powerlaw needs Keras 3.12 or newer, and was tested up to 3.15. "
-        f"Keras {keras.__version__} has no {', '.join(_missing)}: install another "
+        f"Keras {keras.__version__} has no {', '.join(missing)}: install another "
         "version of Keras, or a newer keras_powerlaw."
     )
+
+
+if _missing := _missing_names():
+    raise _incompatible(_missing)
 
 # No public function returns the scope in which JAX traces a training step.
 from keras.src.backend import get_stateless_scope  # noqa: E402
@@ -158,6 +162,8 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     `get_compile_config()` would require a user-defined loss or metric to be registered
     with Keras.
     """
+    if not hasattr(model, "_compile_config"):  # which `compile()` sets: not at import
+        raise _incompatible(["Model._compile_config"])
     arguments: dict[str, Any] = model._compile_config.config
     return arguments
 

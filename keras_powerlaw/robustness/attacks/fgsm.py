@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import keras
-import numpy as np
-from numpy.typing import NDArray
 
 from keras_powerlaw.robustness import cleverhans_attacks
 from keras_powerlaw.robustness.attacks.steps import take_step
-from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
+from keras_powerlaw.robustness.attacks.sweep import classifying_the_end
 from keras_powerlaw.robustness.problem import Indices, Problem
-from keras_powerlaw.support.types import ReportProgress, Tensor
-
-
-def run(
-    problem: Problem, epsilon: float, indices: Indices, progress: ReportProgress
-) -> NDArray[np.bool_]:
-    return classify_perturbed(
-        problem, indices, lambda batch: perturb(problem, epsilon, batch), progress
-    )
+from keras_powerlaw.support.types import Tensor
 
 
 def perturb(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
@@ -39,3 +29,6 @@ def one_step(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
     """The same without cleverhans."""
     images, labels = problem.images[indices], problem.labels[indices]
     return take_step(problem, images, images, labels, epsilon, size=epsilon)
+
+
+run = classifying_the_end(perturb)

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import keras
-import numpy as np
-from numpy.typing import NDArray
 
 from keras_powerlaw.robustness import cleverhans_attacks
 from keras_powerlaw.robustness.attacks.steps import take_step
-from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
+from keras_powerlaw.robustness.attacks.sweep import classifying_the_end
 from keras_powerlaw.robustness.problem import Indices, Problem
-from keras_powerlaw.support.types import ReportProgress, Tensor
-
-
-def run(
-    problem: Problem, epsilon: float, indices: Indices, progress: ReportProgress
-) -> NDArray[np.bool_]:
-    return classify_perturbed(
-        problem, indices, lambda batch: perturb(problem, epsilon, batch), progress
-    )
+from keras_powerlaw.support.types import Tensor
 
 
 def perturb(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
@@ -45,3 +35,6 @@ def step_by_step(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
     for _ in range(problem.settings.pgd_steps):
         points = take_step(problem, points, images, labels, epsilon, size)
     return points
+
+
+run = classifying_the_end(perturb)

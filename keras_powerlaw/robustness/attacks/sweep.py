@@ -38,6 +38,25 @@ def classify_perturbed(
     return np.concatenate(correct)
 
 
+def classifying_the_end(
+    perturb: Callable[[Problem, float, Indices], Tensor],
+) -> Callable[[Problem, float, Indices, ReportProgress], NDArray[np.bool_]]:
+    """The attack in which only the perturbed images count, not the way to them.
+
+    Args:
+        perturb: Maps a problem, ε and the indices of a batch to the perturbed images.
+    """
+
+    def run(
+        problem: Problem, epsilon: float, indices: Indices, progress: ReportProgress
+    ) -> NDArray[np.bool_]:
+        return classify_perturbed(
+            problem, indices, lambda batch: perturb(problem, epsilon, batch), progress
+        )
+
+    return run
+
+
 def withstand_starts(
     problem: Problem,
     indices: Indices,
