@@ -243,6 +243,19 @@ def test_takes_any_loss_with_a_value_per_example(data, loss, one_hot):
     assert difference == pytest.approx(expected, rel=1e-3)
 
 
+def test_rounded_inputs_are_no_error_and_no_penalty(data):
+    """Nothing leads from the output back to the image."""
+    rounding = layers.Lambda(lambda x: ops.cast(ops.cast(x, "int32"), "float32"))
+    model = network(rounding, hidden(HIDDEN), shape=(INPUTS,), classes=CLASSES)
+    plain = compiled(model).evaluate(*data, verbose=0)
+    for projections in (None, 2):
+        robust = kp.add_jacobian_regularizer(model, 1.0, projections=projections)
+        np.testing.assert_allclose(robust.evaluate(*data, verbose=0), plain, rtol=1e-5)
+        history = robust.fit(*data, verbose=0).history
+        assert np.isfinite(history["loss"]).all()
+        plain = compiled(model).evaluate(*data, verbose=0)
+
+
 def test_convolutions_and_pooling(digits):
     (x, y), _ = digits
     model = network(
@@ -345,6 +358,20 @@ def test_half_precision(data):
 
 
 class TestErrors:
+    def test_a_training_step_of_its_own(self):
+        """The regularized model would leave it out."""
+
+        class OwnStep(keras.Sequential):
+            def train_step(self, *args):
+                return {}
+
+        for own in (
+            OwnStep([keras.Input((INPUTS,)), layers.Dense(CLASSES)]),
+            kp.add_jacobian_regularizer(mlp()),
+        ):
+            with pytest.raises(ValueError, match="without a training step of its own"):
+                kp.add_jacobian_regularizer(own)
+
     def test_subclassed_model(self):
         with pytest.raises(ValueError, match="Expected a Sequential or Functional"):
             kp.add_jacobian_regularizer(Subclassed())

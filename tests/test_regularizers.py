@@ -610,6 +610,21 @@ class TestAddSpectralRegularizer:
         with pytest.raises(ValueError, match="argument `model`. Expected a Sequential"):
             kp.add_spectral_regularizer(Subclassed(), ["first"])
 
+    def test_refuses_a_subclass_that_the_copy_would_not_be(self):
+        """Its training step would be lost without a word."""
+
+        class OwnStep(keras.Sequential):
+            def __init__(self, units):
+                super().__init__([keras.Input((12,)), hidden(units)])
+
+            def train_step(self, *args):
+                return {}
+
+        with pytest.raises(
+            ValueError, match=r"argument `model`\. .* makes a Sequential"
+        ):
+            kp.add_spectral_regularizer(OwnStep(20), "hidden", tau=3)
+
     def test_lists_the_layers_if_one_does_not_exist(self):
         with pytest.raises(ValueError, match="'first', 'norm', 'second', 'logits'"):
             kp.add_spectral_regularizer(self.deep_model(), ["third"])
