@@ -1,6 +1,7 @@
 """Where things are in the package: read from its text, without importing it."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def keras_internals(text):
                 yield name
 
 
+@functools.cache
 def keras_attributes():
     """The underscored attributes of layers, models and their trainers."""
     import keras

@@ -15,7 +15,6 @@ import keras_powerlaw as kp
     "removed, named",
     [
         ("del keras.layers.Layer._flatten_layers", "Layer._flatten_layers"),
-        ("del keras.StatelessScope", "keras.StatelessScope"),
         ("import keras.src.backend as b; del b.get_stateless_scope", "get_stateless"),
     ],
 )
