@@ -1,7 +1,7 @@
 """Files that version 0.1 wrote, before its modules were moved, are still read.
 
 `tests/saved/model.keras` has two spectral penalties, a whitening layer and a Jacobian
-penalty; its logits were written on TensorFlow. The checkpoints are of an evaluation of
+penalty; Keras 3.12 wrote it, on TensorFlow. The checkpoints are of an evaluation of
 that model, one of them interrupted.
 """
 
