@@ -445,7 +445,7 @@ class TestBadInput:
         )
         dead = model.get_layer("dead")
         dead.kernel.assign(np.zeros((64, 20)))
-        with pytest.raises(ValueError, match="'dead' on `x` vary in only 0 of 20"):
+        with pytest.raises(ValueError, match="'dead' vary in only 0 of 20"):
             kp.refresh_eigenbasis(model, data[0])
 
     def test_fewer_examples_than_tau(self, model, data):

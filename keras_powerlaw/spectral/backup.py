@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_powerlaw.spectral.basis import Eigenbasis
-from keras_powerlaw.spectral.refresh import Renewal
+from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
+from keras_powerlaw.spectral.renewal import Renewal
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.support.files import write_atomically
+
+NEVER = -1  # in a file, the step of a refresh that has not taken place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class CallbackState:
 
     Attributes:
         steps: Optimizer steps taken in this training.
-        last_refresh: The step of the last refresh.
+        last_refresh: The step of the last refresh, or None.
         refreshes: Number of refreshes.
     """
 
@@ -44,19 +46,24 @@ class BasisBackup:
         self,
         iterations: int,
         state: CallbackState,
-        layers: Sequence[tuple[Eigenbasis, Renewal]],
+        layers: Sequence[tuple[SpectralActivityRegularizer, Renewal | None]],
     ) -> None:
-        """Writes the state of a callback and the bases of all layers."""
+        """Writes the state of a callback, and the bases and windows of all layers."""
         arrays: dict[str, Any] = {
             "steps": state.steps,
-            "last_step": state.last_refresh,
+            "last_step": NEVER if state.last_refresh is None else state.last_refresh,
             "refreshes": state.refreshes,
         }
-        for index, (basis, renewal) in enumerate(layers):
-            arrays[f"basis{index}"] = basis.to_float32()
-            arrays[f"eigenvalues{index}"] = renewal.spectrum.eigenvalues
-            arrays[f"fit_range{index}"] = renewal.spectrum.fit_range
-            arrays[f"staleness{index}"] = renewal.staleness
+        for index, (regularizer, renewal) in enumerate(layers):
+            if renewal is not None:
+                arrays[f"basis{index}"] = regularizer.eigenbasis.to_float32()
+                arrays[f"eigenvalues{index}"] = renewal.spectrum.eigenvalues
+                arrays[f"fit_range{index}"] = renewal.spectrum.fit_range
+                arrays[f"staleness{index}"] = renewal.staleness
+                arrays[f"penalty{index}"] = renewal.penalty
+            if regularizer.window is not None:
+                for name, array in regularizer.window.to_arrays().items():
+                    arrays[f"{name}_of{index}"] = array
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomically(
             self._file_of(iterations), lambda file: np.savez(file, **arrays)
@@ -66,9 +73,9 @@ class BasisBackup:
             path.unlink()
 
     def read(
-        self, iterations: int, bases: Sequence[Eigenbasis]
-    ) -> tuple[CallbackState, list[Renewal]] | None:
-        """Restores the bases for the weights after `iterations` optimizer steps.
+        self, iterations: int, regularizers: Sequence[SpectralActivityRegularizer]
+    ) -> tuple[CallbackState, list[Renewal | None]] | None:
+        """Restores bases and windows for the weights after `iterations` steps.
 
         Returns:
             The callback's state and the last `Renewal` of each layer, or None if there
@@ -77,17 +84,22 @@ class BasisBackup:
         path = self._file_of(iterations)
         if not path.exists():
             return None
-        renewals = []
+        renewals: list[Renewal | None] = []
         with np.load(path) as arrays:
-            for index, basis in enumerate(bases):
-                basis.assign(arrays[f"basis{index}"])
-                spectrum = Spectrum(
-                    arrays[f"eigenvalues{index}"], arrays[f"fit_range{index}"]
-                )
-                renewals.append(Renewal(spectrum, float(arrays[f"staleness{index}"])))
+            for index, regularizer in enumerate(regularizers):
+                renewals.append(_restore_basis(regularizer, arrays, index))
+                suffix = f"_of{index}"
+                window = {
+                    name.removesuffix(suffix): arrays[name]
+                    for name in arrays.files
+                    if name.endswith(suffix)
+                }
+                if window and regularizer.window is not None:
+                    regularizer.window.restore(window)
+            last_step = int(arrays["last_step"])
             state = CallbackState(
                 steps=int(arrays["steps"]),
-                last_refresh=int(arrays["last_step"]),
+                last_refresh=None if last_step == NEVER else last_step,
                 refreshes=int(arrays["refreshes"]),
             )
         return state, renewals
@@ -104,3 +116,16 @@ class BasisBackup:
             self._folder.glob("eigenbasis-*.npz"),
             key=lambda path: path.stat().st_mtime_ns,
         )
+
+
+def _restore_basis(
+    regularizer: SpectralActivityRegularizer, arrays: Any, index: int
+) -> Renewal | None:
+    if f"basis{index}" not in arrays:
+        return None
+    spectrum = Spectrum(arrays[f"eigenvalues{index}"], arrays[f"fit_range{index}"])
+    anchor = float(spectrum.eigenvalues[regularizer.tau - 1])
+    regularizer.eigenbasis.assign(arrays[f"basis{index}"], anchor)
+    # Files of version 0.1 have no penalty.
+    penalty = arrays.get(f"penalty{index}", np.nan)
+    return Renewal(spectrum, float(arrays[f"staleness{index}"]), float(penalty))

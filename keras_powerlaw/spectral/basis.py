@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,10 +14,14 @@ from keras import ops
 from numpy.typing import NDArray
 
 from keras_powerlaw.support.keras_internals import retrace, strategy_of
+from keras_powerlaw.support.variables import discard_state, state_variable
 
 
 class Eigenbasis:
-    """Eigenvectors of a layer's covariance, absent until the first refresh.
+    """Eigenvectors of a layer's covariance, and its eigenvalue λ_τ.
+
+    They are absent until the first refresh. `prepare()` makes room for them before
+    they are known: zeros, along which there is no variance, and so no penalty.
 
     Args:
         layer: The Keras layer that uses them.
@@ -31,33 +36,42 @@ class Eigenbasis:
         self._first = first
         self._dtype = dtype
         self.variable: keras.Variable | None = None
+        self.anchor: keras.Variable | None = None
+        self.is_known = False
 
-    def renew(self, eigenvectors: NDArray[np.floating]) -> None:
-        """Stores the needed eigenvectors, given all of them.
+    def prepare(self, units: int) -> tuple[keras.Variable, keras.Variable]:
+        """Returns the variables of basis and λ_τ, created if there are none."""
+        if self.variable is None or self.anchor is None:
+            shape = (units, units - self._first + 1)
+            dtype = self._dtype or product_dtype(units)
+            self.variable = state_variable(self._layer, "basis", shape, dtype)
+            self.anchor = state_variable(self._layer, "anchor", (), "float32")
+        return self.variable, self.anchor
+
+    def renew(self, eigenvectors: Any, eigenvalues: Any = None) -> None:
+        """Stores the needed eigenvectors and λ_τ, given all of them.
 
         Args:
-            eigenvectors: Array of shape `(units, units)`, one eigenvector per column,
-                sorted by eigenvalue, largest first.
+            eigenvectors: Array or tensor of shape `(units, units)`, one eigenvector per
+                column, sorted by eigenvalue, largest first.
+            eigenvalues: Array of shape `(units,)`. Defaults to `None`: λ_τ is unknown.
         """
-        self.assign(eigenvectors[:, self._first - 1 :])
+        anchor = 0.0 if eigenvalues is None else float(eigenvalues[self._first - 1])
+        self.assign(eigenvectors[:, self._first - 1 :], anchor)
 
-    def assign(self, needed: NDArray[np.floating]) -> None:
-        """Stores the needed eigenvectors, in the form that `to_float32()` returns."""
-        if self.variable is None:
-            self.variable = keras.Variable(
-                "zeros",
-                shape=needed.shape,
-                dtype=self._dtype or product_dtype(len(needed)),
-                trainable=False,
-                autocast=False,
-                name="basis",
-            )
-            if keras.backend.backend() != "tensorflow":
-                # An attribute of the layer is tracked; JAX's training step treats
-                # untracked variables as constants. TensorFlow does not need this, and
-                # without it the basis stays out of exported graphs.
-                self._layer.tracked_basis = self.variable
-        self.variable.assign(needed)
+    def assign(self, needed: Any, anchor: float) -> None:
+        """Stores the needed eigenvectors, as `to_float32()` returns them, and λ_τ."""
+        basis_variable, anchor_variable = self.prepare(needed.shape[0])
+        basis_variable.assign(needed)
+        anchor_variable.assign(anchor)
+        self.is_known = True
+
+    def discard(self) -> None:
+        """Removes the variables: the eigenbasis is absent again."""
+        discard_state(self._layer, "basis")
+        discard_state(self._layer, "anchor")
+        self.variable = self.anchor = None
+        self.is_known = False
 
     def to_float32(self) -> NDArray[np.float32]:
         array: NDArray[np.float32] = ops.convert_to_numpy(
@@ -67,15 +81,26 @@ class Eigenbasis:
 
 
 @contextlib.contextmanager
-def renewing(model: keras.Model, bases: Sequence[Eigenbasis]) -> Iterator[None]:
-    """Allows bases of `model` to get their first eigenvectors within this context."""
-    first_time = any(basis.variable is None for basis in bases)
+def creating_state(model: keras.Model, is_new: bool) -> Iterator[None]:
+    """Allows bases and windows of `model` to be created within this context.
+
+    Args:
+        model: The model.
+        is_new: Whether any of them will be.
+    """
     strategy = strategy_of(model)
     # Under `tf.distribute`, a basis is created on every replica, like the weights.
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         yield
-    if first_time and model.compiled:
-        retrace(model)  # functions traced without a basis do not contain the penalty
+    if is_new and model.compiled:
+        retrace(model)  # functions traced without them would not use them
+
+
+def renewing(
+    model: keras.Model, bases: Sequence[Eigenbasis]
+) -> contextlib.AbstractContextManager[None]:
+    """Allows bases of `model` to get their first eigenvectors within this context."""
+    return creating_state(model, any(basis.variable is None for basis in bases))
 
 
 def product_dtype(units: int) -> str:

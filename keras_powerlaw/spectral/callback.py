@@ -12,8 +12,16 @@ import keras
 
 from keras_powerlaw.spectral.backup import BasisBackup, CallbackState
 from keras_powerlaw.spectral.basis import renewing
-from keras_powerlaw.spectral.refresh import Renewal, layers_with_basis, renew_bases
+from keras_powerlaw.spectral.layers import layers_with_basis
+from keras_powerlaw.spectral.refresh import (
+    discard_unknown_bases,
+    open_windows,
+    renew_from_data,
+    renew_from_windows,
+)
+from keras_powerlaw.spectral.renewal import NO_RENEWAL, Renewal
 from keras_powerlaw.spectral.schedule import Schedule
+from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.staleness import StalenessWatch
 from keras_powerlaw.support.arguments import invalid_value, validate_verbose
 from keras_powerlaw.support.batches import validate_sampling
@@ -77,7 +85,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        x: Any,
+        x: Any = None,
         *,
         every_epochs: int | None = None,
         every_steps: int | None = None,
@@ -88,10 +96,17 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         verbose: Verbose = "auto",
     ) -> None:
         super().__init__()
-        self.schedule = Schedule.from_arguments(every_epochs, every_steps)
+        schedule = Schedule.from_arguments(every_epochs, every_steps)
+        self.schedule = schedule.of_windows if x is None else schedule
         if isinstance(max_samples, str) and max_samples != "auto":
             raise invalid_value(
                 "max_samples", '"auto", None or an integer of at least 2', max_samples
+            )
+        if x is None and max_samples != "auto":
+            raise invalid_value(
+                "max_samples",
+                '"auto" without `x`: the basis then comes from the training batches',
+                max_samples,
             )
         examples = None if max_samples == "auto" else max_samples
         validate_sampling(batch_size, examples, seed)
@@ -101,20 +116,26 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self.seed = seed
         self.backup = None if backup_dir is None else BasisBackup(Path(backup_dir))
         self.verbose = validate_verbose(verbose)
-        self._take({})
+        self.renewals: dict[str, Renewal] = {}
         self._refreshes = 0
 
-    def _take(self, renewals: dict[str, Renewal]) -> None:
-        """Stores the results of a refresh, by layer name."""
-        self.renewals = renewals
-        self.spectra = {name: each.spectrum for name, each in renewals.items()}
-        self.staleness = {name: each.staleness for name, each in renewals.items()}
+    @property
+    def spectra(self) -> dict[str, Spectrum]:
+        """The spectra that the last refresh measured, by layer name."""
+        return {name: each.spectrum for name, each in self.renewals.items()}
+
+    @property
+    def staleness(self) -> dict[str, float]:
+        """The staleness that the last refresh found, by layer name."""
+        return {name: each.staleness for name, each in self.renewals.items()}
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._watches: dict[str, StalenessWatch] = {}
         self._steps = 0  # in finished epochs
         self._steps_in_epoch = 0
         self._last_refresh: int | None = None
+        if self.x is None:
+            open_windows(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._steps_in_epoch = 0
@@ -126,7 +147,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         step = self._steps + batch
-        if self.schedule.due_at_step(step, self._last_refresh):
+        if self.schedule.due_at_step(step, self._last_refresh) or (
+            self.x is None and self._last_refresh is None
+        ):
             self._refresh(step)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -137,35 +160,64 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         self._steps += self._steps_in_epoch
         if logs is not None:
-            for name, renewal in self.renewals.items():
-                logs[f"{name}_exponent"] = renewal.spectrum.exponent
-                logs[f"{name}_staleness"] = renewal.staleness
+            for layer in layers_with_basis(self.model):
+                renewal = self.renewals.get(layer.name, NO_RENEWAL)
+                logs[f"{layer.name}_exponent"] = renewal.spectrum.exponent
+                logs[f"{layer.name}_staleness"] = renewal.staleness
+                logs[f"{layer.name}_penalty"] = renewal.penalty
         if self.backup is not None:
             self._back_up(self.backup)
 
     def on_train_end(self, logs: Any = None) -> None:
         if self.backup is not None:
             self.backup.remove()
+        if self._last_refresh is None and self._steps:
+            self._end_without_basis()
 
     def _refresh(self, step: int) -> None:
+        is_first = self._last_refresh is None
         silent = self.verbose == "auto" and not (self.params or {}).get("verbose", 1)
-        renewals = renew_bases(
-            self.model,
-            self.x,
-            max_samples=self._samples(),
-            batch_size=self.batch_size,
-            seed=self.seed + self._refreshes,
-            verbose=0 if silent else self.verbose,
-        )
-        self._take(renewals)
+        if self.x is None:
+            renewals = renew_from_windows(self.model, keeps_degenerate=not is_first)
+        else:
+            renewals = renew_from_data(
+                self.model,
+                self.x,
+                max_samples=self._samples(),
+                batch_size=self.batch_size,
+                seed=self.seed + self._refreshes,
+                verbose=0 if silent else self.verbose,
+                keeps_degenerate=not is_first,
+            )
+        if renewals is None:  # not enough samples yet
+            return
+        self.renewals |= renewals
         self._refreshes += 1
         self._last_refresh = step
+        if is_first and step and not silent and self.verbose != 0:
+            print(f"\nThe spectral penalty begins with step {step + 1}.", flush=True)
         for layer in layers_with_basis(self.model):
-            alpha, renewal = layer.activity_regularizer.alpha, renewals[layer.name]
-            watch = self._watches.setdefault(layer.name, StalenessWatch(alpha))
-            steps = watch.observe(step, renewal.staleness, renewal.spectrum.exponent)
-            if steps is not None:
-                _warn_of_stale_basis(layer.name, alpha, steps, renewal)
+            if layer.name in renewals:
+                self._watch(layer, step, renewals[layer.name])
+
+    def _watch(self, layer: keras.layers.Layer, step: int, renewal: Renewal) -> None:
+        alpha = layer.activity_regularizer.alpha
+        watch = self._watches.setdefault(layer.name, StalenessWatch(alpha))
+        steps = watch.observe(step, renewal.staleness, renewal.spectrum.exponent)
+        if steps is not None:
+            _warn_of_stale_basis(layer.name, alpha, steps, renewal)
+
+    def _end_without_basis(self) -> None:
+        if not discard_unknown_bases(self.model):
+            return  # known from an earlier training
+        warnings.warn(
+            f"The spectral penalty never acted: training ended after {self._steps} "
+            "steps, before they had shown enough samples of activations for an "
+            "eigenbasis (two per unit of the widest regularized layer). Train for "
+            "longer, or pass the training data: "
+            "`keras_powerlaw.EigenbasisRefresh(x_train)`.",
+            stacklevel=2,
+        )
 
     def _samples(self) -> int | None:
         if self.max_samples != "auto":
@@ -188,23 +240,26 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             int(self.model.optimizer.iterations),
             CallbackState(self._steps, self._last_refresh, self._refreshes),
             [
-                (layer.activity_regularizer.eigenbasis, self.renewals[layer.name])
+                (layer.activity_regularizer, self.renewals.get(layer.name))
                 for layer in layers
             ],
         )
 
     def _restore(self, backup: BasisBackup) -> None:
         layers = layers_with_basis(self.model)
-        bases = [layer.activity_regularizer.eigenbasis for layer in layers]
-        with renewing(self.model, bases):
-            restored = backup.read(int(self.model.optimizer.iterations), bases)
+        regularizers = [layer.activity_regularizer for layer in layers]
+        with renewing(self.model, [each.eigenbasis for each in regularizers]):
+            restored = backup.read(int(self.model.optimizer.iterations), regularizers)
         if restored is not None:
             state, renewals = restored
             self._steps = state.steps
             self._last_refresh = state.last_refresh
             self._refreshes = state.refreshes
-            names = [layer.name for layer in layers]
-            self._take(dict(zip(names, renewals, strict=True)))
+            self.renewals = {
+                layer.name: renewal
+                for layer, renewal in zip(layers, renewals, strict=True)
+                if renewal is not None
+            }
 
 
 def _warn_of_stale_basis(name: str, alpha: float, steps: int, renewal: Renewal) -> None:

@@ -7,6 +7,10 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 
+class Degenerate(ValueError):
+    """A layer's activations have no spectrum that could be penalized."""
+
+
 class StreamingCovariance:
     """Mean and covariance of data that arrive in batches.
 

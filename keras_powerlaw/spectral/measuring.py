@@ -11,7 +11,11 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.spectral.covariance import StreamingCovariance, eigendecomposition
+from keras_powerlaw.spectral.covariance import (
+    Degenerate,
+    StreamingCovariance,
+    eigendecomposition,
+)
 from keras_powerlaw.spectral.spectrum import Spectrum, validate_fit_range
 from keras_powerlaw.support.arguments import invalid_value, validate_verbose
 from keras_powerlaw.support.batches import (
@@ -170,6 +174,7 @@ def stream_covariances(
                     activity,
                     f"Invalid activations of layer '{layer.name}' on `x`",
                     "samples",
+                    Degenerate,
                 )
                 if running.count and activity.shape[1] != running.units:
                     raise ValueError(

@@ -106,6 +106,7 @@ def power_law_penalty(
     tau: int = 10,
     beta: float = 1.0,
     log_ratio: bool = False,
+    anchor: Tensor | None = None,
 ) -> Tensor:
     """Distance of a spectrum from a power law.
 
@@ -129,6 +130,8 @@ def power_law_penalty(
         log_ratio: Whether to use the log-ratio form, in which eigenvalues below 1e-7
             (the resolution of float32) times the power law through λ_τ are raised to
             that. Defaults to `False`.
+        anchor: The variance γ_τ through which the target passes, a scalar. Defaults to
+            `None`: λ_τ.
 
     Returns:
         A scalar. It is zero where λ_τ is zero (a batch of one example, or constant
@@ -139,9 +142,9 @@ def power_law_penalty(
     """
     width = tau - 1 + tail.shape[0]
     decay = (np.arange(tau, width + 1) / tau) ** -float(alpha)
-    anchor = ops.stop_gradient(tail[0])
     # `not_equal`, so that NaN propagates and does not count as a missing anchor.
-    has_target = ops.not_equal(anchor, 0)
+    has_target = ops.not_equal(tail[0], 0)
+    anchor = ops.stop_gradient(tail[0] if anchor is None else anchor)
     target = ops.where(has_target, anchor, 1) * ops.cast(decay, tail.dtype)
     ratio = tail / target
     if log_ratio:

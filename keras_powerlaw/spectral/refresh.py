@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 from typing import Any
 
 import keras
@@ -10,29 +10,29 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.spectral.basis import renewing
-from keras_powerlaw.spectral.covariance import eigendecomposition, variances_along
-from keras_powerlaw.spectral.measuring import stream_covariances
-from keras_powerlaw.spectral.regularizer import (
-    SpectralActivityRegularizer,
-    penalty_of_variances,
-    regularized_layers,
-    validate_width,
+from keras_powerlaw.spectral.basis import creating_state
+from keras_powerlaw.spectral.covariance import (
+    Degenerate,
+    eigendecomposition,
+    variances_along,
 )
+from keras_powerlaw.spectral.decomposition import decompose_samples
+from keras_powerlaw.spectral.layers import layers_to_renew, layers_with_basis
+from keras_powerlaw.spectral.measuring import stream_covariances
+from keras_powerlaw.spectral.regularizer import validate_width
+from keras_powerlaw.spectral.renewal import Decomposition, Renewal, renew_layers
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.support.arguments import invalid_value, validate_verbose
-from keras_powerlaw.support.keras_internals import (
-    flatten_layers,
-    hold_current_weights,
-    strategy_of,
-)
+from keras_powerlaw.support.keras_internals import hold_current_weights, strategy_of
+from keras_powerlaw.support.memory import require_memory
 from keras_powerlaw.support.progress import Progress
 from keras_powerlaw.support.types import Verbose
+from keras_powerlaw.support.units import output_units
 
 
 def refresh_eigenbasis(
     model: keras.Model,
-    x: Any,
+    x: Any = None,
     *,
     max_samples: int | None = None,
     batch_size: int = 1024,
@@ -96,32 +96,23 @@ def refresh_eigenbasis(
     Reference:
         Nassar et al. (2020), eq. (3) and section 3.2.
     """
-    renewals = renew_bases(
-        model,
-        x,
-        max_samples=max_samples,
-        batch_size=batch_size,
-        seed=seed,
-        verbose=verbose,
-    )
+    if x is None:
+        validate_verbose(verbose)
+        open_windows(model)
+        renewals = renew_from_windows(model) or {}
+    else:
+        renewals = renew_from_data(
+            model,
+            x,
+            max_samples=max_samples,
+            batch_size=batch_size,
+            seed=seed,
+            verbose=verbose,
+        )
     return {name: renewal.spectrum for name, renewal in renewals.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Renewal:
-    """What a refresh measured for one layer.
-
-    Attributes:
-        spectrum: The spectrum of its activations on the data of the refresh.
-        staleness: The share of the penalty that the previous basis no longer showed,
-            from 0 to 1; NaN at the first refresh.
-    """
-
-    spectrum: Spectrum
-    staleness: float
-
-
-def renew_bases(
+def renew_from_data(
     model: keras.Model,
     x: Any,
     *,
@@ -129,105 +120,114 @@ def renew_bases(
     batch_size: int,
     seed: int,
     verbose: Verbose,
+    keeps_degenerate: bool = False,
 ) -> dict[str, Renewal]:
-    """Implements `refresh_eigenbasis()`, and returns a `Renewal` per layer name."""
+    """Implements `refresh_eigenbasis(model, x)`, with a `Renewal` per layer name."""
     progress = Progress("Eigenbasis", validate_verbose(verbose))
-    layers = layers_with_basis(model)
-    if not layers:
-        raise invalid_value(
-            "model",
-            "a model with at least one layer whose `activity_regularizer` is a "
-            "SpectralActivityRegularizer that uses an eigenbasis",
-            f"'{model.name}', which has none",
-        )
-    _refuse_other_regularizers_on_replicas(model)
+    layers = layers_to_renew(model)
     hold_current_weights(model)
-    statistics = stream_covariances(
-        model,
-        x,
-        layers,
-        [layer.activity_regularizer.reduction for layer in layers],
-        batch_size=batch_size,
-        max_samples=max_samples,
-        seed=seed,
-        progress=progress,
-    )
-    renewals, eigenvectors_of = {}, []
-    for layer, running in zip(layers, statistics, strict=True):
-        sigma = running.covariance()
-        eigenvalues, eigenvectors = eigendecomposition(sigma)
-        renewals[layer.name] = Renewal(
-            _spectrum(layer, eigenvalues),
-            _staleness(layer.activity_regularizer, sigma, eigenvalues),
+    try:
+        statistics = stream_covariances(
+            model,
+            x,
+            layers,
+            [layer.activity_regularizer.reduction for layer in layers],
+            batch_size=batch_size,
+            max_samples=max_samples,
+            seed=seed,
+            progress=progress,
         )
-        eigenvectors_of.append(eigenvectors)
-
-    # Last, so that an error in one layer leaves all bases unchanged.
-    bases = [layer.activity_regularizer.eigenbasis for layer in layers]
-    with renewing(model, bases):
-        for basis, eigenvectors in zip(bases, eigenvectors_of, strict=True):
-            basis.renew(eigenvectors)
-    return renewals
+    except Degenerate as error:
+        return renew_layers(model, layers, [error] * len(layers), keeps_degenerate)
+    found = [_decompose_covariance(running.covariance()) for running in statistics]
+    return renew_layers(model, layers, found, keeps_degenerate)
 
 
-def layers_with_basis(model: keras.Model) -> list[keras.layers.Layer]:
-    """The regularized layers of `model` whose penalty uses an eigenbasis."""
-    return [
+def _decompose_covariance(sigma: NDArray[np.float64]) -> Decomposition:
+    eigenvalues, eigenvectors = eigendecomposition(sigma)
+    return Decomposition(
+        eigenvalues,
+        eigenvectors,
+        lambda basis: variances_along(sigma, ops.convert_to_numpy(basis)),
+    )
+
+
+def open_windows(model: keras.Model) -> None:
+    """Makes training steps keep their latest activations, from now on.
+
+    Raises:
+        ValueError: If a layer's number of units is unknown, or does not suit its
+            regularizer, or is too large for the memory.
+    """
+    layers = [
         layer
-        for layer in regularized_layers(model)
-        if not layer.activity_regularizer.exact
+        for layer in layers_to_renew(model)
+        if not layer.activity_regularizer.keeps_window
     ]
-
-
-def _spectrum(layer: keras.layers.Layer, eigenvalues: NDArray[np.float64]) -> Spectrum:
-    """The spectrum of a layer, with its exponent fitted from n = τ + 1."""
-    regularizer = layer.activity_regularizer
-    validate_width(regularizer, len(eigenvalues))
-    spectrum = Spectrum(eigenvalues)
-    if spectrum.rank < regularizer.tau:
-        raise ValueError(
-            f"The activations of layer '{layer.name}' on `x` vary in only "
-            f"{spectrum.rank} of {len(eigenvalues)} directions: most units are "
-            "constant (dead or saturated), or there are too few examples. The "
-            f"penalty needs at least tau={regularizer.tau}."
-        )
-    last = min(500, spectrum.rank)
-    if regularizer.tau + 1 < last:
-        return Spectrum(eigenvalues, (regularizer.tau + 1, last))
-    return spectrum
-
-
-def _staleness(
-    regularizer: SpectralActivityRegularizer,
-    sigma: NDArray[np.float64],
-    eigenvalues: NDArray[np.float64],
-) -> float:
-    """The share of the penalty that the regularizer's current basis does not show."""
-    if regularizer.basis is None:
-        return float("nan")
-    variances = variances_along(sigma, regularizer.eigenbasis.to_float32())
-    shown, true = (
-        float(penalty_of_variances(regularizer, ops.convert_to_tensor(tail)))
-        for tail in (variances, eigenvalues[regularizer.tau - 1 :].astype("float32"))
-    )
-    return max(0.0, 1 - shown / true) if true else 0.0
-
-
-def _refuse_other_regularizers_on_replicas(model: keras.Model) -> None:
-    # A collective operation makes Keras lose the losses that layers recorded before it.
-    strategy = strategy_of(model)
-    if getattr(strategy, "num_replicas_in_sync", 1) == 1:
+    if not layers:
         return
-    others = [
-        layer.name
-        for layer in flatten_layers(model)
-        if layer.activity_regularizer is not None
-        and not isinstance(layer.activity_regularizer, SpectralActivityRegularizer)
-    ]
-    if others:
+    if "training" not in inspect.signature(model.call).parameters:
+        # Keras then tells no layer that it trains.
         raise invalid_value(
             "model",
-            "a model without other activity regularizers under a `tf.distribute` "
-            "strategy of several replicas, since Keras mixes up their losses",
-            f"'{model.name}' with activity regularizers of layers {others}",
+            "a model whose `call()` has an argument `training`, since the eigenbasis "
+            "comes from its activations in training (or give `x`, the training data)",
+            f"'{model.name}', whose `call()` has none",
         )
+    replicas = getattr(strategy_of(model), "num_replicas_in_sync", 1)
+    widths = [(layer.name, _units(layer)) for layer in layers]
+    require_memory([(name, units) for name, units in widths if units is not None])
+    with creating_state(model, is_new=True):
+        for layer, (_, units) in zip(layers, widths, strict=True):
+            layer.activity_regularizer.keep_window(units, replicas)
+
+
+def _units(layer: keras.layers.Layer) -> int | None:
+    regularizer = layer.activity_regularizer
+    units = output_units(layer, regularizer.reduction) or regularizer.units
+    if units is not None:
+        validate_width(regularizer, units)
+    elif keras.backend.backend() != "tensorflow":  # there, the first step makes it
+        raise ValueError(
+            f"The number of units of layer '{layer.name}' is not known yet. Call the "
+            "model on a batch first."
+        )
+    return units
+
+
+def discard_unknown_bases(model: keras.Model) -> bool:
+    """Takes back the room for bases that never became known; whether there was any.
+
+    Training without a basis is then an error again, instead of training without the
+    penalty.
+    """
+    bases = [
+        layer.activity_regularizer.eigenbasis for layer in layers_with_basis(model)
+    ]
+    unknown = [basis for basis in bases if not basis.is_known]
+    with creating_state(model, is_new=bool(unknown)):
+        for basis in unknown:
+            basis.discard()
+    return bool(unknown)
+
+
+def renew_from_windows(
+    model: keras.Model, keeps_degenerate: bool = False
+) -> dict[str, Renewal] | None:
+    """Implements `refresh_eigenbasis(model)`, with a `Renewal` per layer name.
+
+    Returns:
+        None if a window has too few samples yet; then nothing has changed.
+    """
+    layers = layers_to_renew(model)
+    hold_current_weights(model)
+    windows = [layer.activity_regularizer.window for layer in layers]
+    if not all(window.is_filled for window in windows):
+        return None
+    found: list[Decomposition | Degenerate] = []
+    for layer, window in zip(layers, windows, strict=True):
+        try:
+            found.append(decompose_samples(window.samples()))
+        except Degenerate as error:
+            found.append(Degenerate(f"Layer '{layer.name}': {error}"))
+    return renew_layers(model, layers, found, keeps_degenerate)

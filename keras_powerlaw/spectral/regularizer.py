@@ -13,15 +13,20 @@ from keras_powerlaw.spectral.penalty import (
     power_law_penalty,
     projected_variances,
 )
+from keras_powerlaw.spectral.window import ActivationWindow
 from keras_powerlaw.support.arguments import (
     invalid_value,
     validate_boolean,
     validate_integer,
     validate_number,
 )
-from keras_powerlaw.support.keras_internals import DeferredLoss, flatten_layers
+from keras_powerlaw.support.keras_internals import DeferredLoss
+from keras_powerlaw.support.replicas import count_examples
 from keras_powerlaw.support.types import Reduction, Tensor
-from keras_powerlaw.support.units import to_samples, validate_reduction
+from keras_powerlaw.support.units import count_units, to_samples, validate_reduction
+
+# A batch of fewer samples takes λ_τ from the last refresh; docs/theory.md derives it.
+FEWEST_FOR_ANCHOR = 16
 
 # Added to the error about a missing eigenbasis. On JAX, any error in the first step of
 # `fit()` costs the model its weights.
@@ -145,6 +150,8 @@ class SpectralActivityRegularizer(
         self.log_ratio = validate_boolean("log_ratio", log_ratio)
         self.reduction = validate_reduction(reduction)
         self.eigenbasis = Eigenbasis(self, first=self.tau)
+        self.window: ActivationWindow | None = None
+        self.units: int | None = None  # known once the layer has been called
         # There is nothing to build: the first refresh creates the basis.
         self.built = True
         if exact and keras.backend.backend() == "tensorflow":
@@ -154,18 +161,47 @@ class SpectralActivityRegularizer(
     @property
     def basis(self) -> keras.Variable | None:
         """Eigenvectors v_τ … v_N in columns, `(units, units − τ + 1)`, or None."""
-        return self.eigenbasis.variable
+        return self.eigenbasis.variable if self.eigenbasis.is_known else None
+
+    def keep_window(self, units: int | None, replicas: int) -> None:
+        """Makes training steps keep their latest activations in a window.
+
+        Args:
+            units: Number of units, or None if the first training step finds it out.
+            replicas: Number of replicas that train.
+        """
+        if self.window is None:
+            self.window = ActivationWindow(self, replicas)
+        if units is not None:
+            self._open_window(self.window, units)
+
+    @property
+    def keeps_window(self) -> bool:
+        """Whether training steps keep activations, with room for a basis of them."""
+        return self.window is not None and self.eigenbasis.variable is not None
+
+    def _open_window(self, window: ActivationWindow, units: int) -> None:
+        # The basis too: a compiled step can't get it later.
+        self.eigenbasis.prepare(units)
+        if not window.is_open:
+            window.open(units)
 
     def call(self, activity: Tensor, training: bool | None = None) -> Tensor:
-        if self.exact or self.basis is not None:
+        self.units = count_units(activity.shape, self.reduction)
+        if training and self.window is not None:
+            samples = self._samples_of(ops.stop_gradient(activity))
+            if not self.keeps_window:
+                self._open_window(self.window, samples.shape[1])
+            self.window.write(samples)
+        if self.exact or self.eigenbasis.variable is not None:
             self.record(activity)
         elif training:
             raise ValueError(
                 "A layer with a SpectralActivityRegularizer can't be trained before "
                 "its eigenbasis is known. Pass `callbacks=[keras_powerlaw."
-                "EigenbasisRefresh(x_train)]` to `fit()`, or call `keras_powerlaw."
-                "refresh_eigenbasis(model, x_train)` before a training loop of your "
-                "own." + _LOST_BY_JAX
+                "EigenbasisRefresh()]` to `fit()`, or call `keras_powerlaw."
+                "refresh_eigenbasis(model)` before the steps of a training loop of "
+                "your own." + _LOST_BY_JAX
             )
         # Since version 3.14, Keras divides the value that an activity regularizer
         # returns by the batch size. The penalty therefore goes through `losses`.
@@ -183,18 +219,29 @@ class SpectralActivityRegularizer(
         Returns:
             A scalar, float32.
         """
-        activity = to_samples(ops.cast(activity, "float32"), self.reduction)
-        validate_width(self, activity.shape[1])
+        samples = self._samples_of(activity)
+        validate_width(self, samples.shape[1])
         if self.exact:
-            tail = exact_variances(activity)[self.tau - 1 :]
-        elif self.basis is not None:
-            tail = projected_variances(activity, self.basis)
-        else:
+            tail = exact_variances(samples)[self.tau - 1 :]
+            return penalty_of_variances(self, tail)
+        basis, anchor = self.eigenbasis.variable, self.eigenbasis.anchor
+        if basis is None or anchor is None:
             raise ValueError(
                 "There is no eigenbasis yet: call `keras_powerlaw."
                 "refresh_eigenbasis(model, x_train)` first."
             )
-        return penalty_of_variances(self, tail)
+        tail = projected_variances(samples, basis)
+        # Of so few samples, the estimate of λ_τ is no target: the mean of its inverse
+        # square is infinite up to five.
+        is_noise = ops.logical_and(
+            count_examples(samples) < FEWEST_FOR_ANCHOR, ops.not_equal(anchor, 0)
+        )
+        return penalty_of_variances(
+            self, tail, ops.where(is_noise, ops.convert_to_tensor(anchor), tail[0])
+        )
+
+    def _samples_of(self, activity: Tensor) -> Tensor:
+        return to_samples(ops.cast(activity, "float32"), self.reduction)
 
     # The basis is a variable but not a weight, like a seed generator's state. It is
     # in no file and not in `get_weights()`: regularized and plain models can exchange
@@ -225,7 +272,9 @@ class SpectralActivityRegularizer(
 
 
 def penalty_of_variances(
-    regularizer: SpectralActivityRegularizer, tail: Tensor
+    regularizer: SpectralActivityRegularizer,
+    tail: Tensor,
+    anchor: Tensor | None = None,
 ) -> Tensor:
     """The penalty of the eigenvalues λ_τ … λ_N, with the regularizer's settings."""
     return power_law_penalty(
@@ -234,6 +283,7 @@ def penalty_of_variances(
         regularizer.tau,
         regularizer.beta,
         regularizer.log_ratio,
+        anchor,
     )
 
 
@@ -247,27 +297,3 @@ def validate_width(regularizer: SpectralActivityRegularizer, units: int) -> None
             f"{units} units (with reduction='{regularizer.reduction}')",
             regularizer.tau,
         )
-
-
-def regularized_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of `model` that have a `SpectralActivityRegularizer`.
-
-    Raises:
-        ValueError: If two of them share one regularizer.
-    """
-    layers = [
-        layer
-        for layer in flatten_layers(model)
-        if isinstance(layer.activity_regularizer, SpectralActivityRegularizer)
-    ]
-    owners: dict[int, keras.layers.Layer] = {}
-    for layer in layers:
-        first = owners.setdefault(id(layer.activity_regularizer), layer)
-        if first is not layer:
-            raise invalid_value(
-                "activity_regularizer",
-                "a SpectralActivityRegularizer for each layer, since each has an "
-                "eigenbasis of its own",
-                f"the same object for layers '{first.name}' and '{layer.name}'",
-            )
-    return layers

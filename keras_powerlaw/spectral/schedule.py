@@ -42,6 +42,16 @@ class Schedule:
             return cls(every_epochs=1, every_steps=DEFAULT_EVERY_STEPS)
         return cls(epochs, steps)
 
+    @property
+    def of_windows(self) -> Schedule:
+        """The same for a basis from training steps: the first refresh waits for them.
+
+        The start of an epoch is then a step like any other, unless it was asked for.
+        """
+        if self.every_steps is not None:
+            return Schedule(every_epochs=None, every_steps=self.every_steps)
+        return self
+
     def due_at_epoch(self, epoch: int, last_refresh: int | None) -> bool:
         """Whether to refresh at the start of an epoch.
 

@@ -151,18 +151,24 @@ def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     )
 
 
-def require_finite(nested: Any, what: str, rows: str = "examples") -> None:
+def require_finite(
+    nested: Any,
+    what: str,
+    rows: str = "examples",
+    error: type[ValueError] = ValueError,
+) -> None:
     """Raises a `ValueError` if nested arrays contain NaN or infinity.
 
     Args:
         nested: The arrays, with the rows as their first dimension.
         what: Beginning of the error message: what the arrays are.
         rows: What the error message calls the rows.
+        error: The kind of `ValueError`.
     """
     for leaf in keras.tree.flatten(nested):
         array = np.asarray(ops.convert_to_numpy(leaf))
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(
+            raise error(
                 f"{what}. Expected finite numbers. Received: NaN or infinity in "
                 f"{np.sum(~np.isfinite(array).reshape(len(array), -1).all(axis=1))} of "
                 f"{len(array)} {rows}"

@@ -26,6 +26,22 @@ def replica_context() -> Any:
     return context
 
 
+def index_of_replica() -> int:
+    """The index of this replica, 0 where there are not several."""
+    context = replica_context()
+    return 0 if context is None else int(context.replica_id_in_sync_group)
+
+
+def parts_of_replicas(variable: keras.Variable) -> list[Any]:
+    """What the replicas hold of a variable that is synchronized "on_read", in order.
+
+    Each part can be read and assigned. Where there are no replicas, there is one part.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return [variable]
+    return list(getattr(variable.value, "values", [variable.value]))
+
+
 def sum_over_replicas(value: Tensor) -> Tensor:
     """The sum of `value` over all replicas, the same on each of them."""
     context = replica_context()

@@ -1,0 +1,60 @@
+"""The covariance of the samples in a window and its eigendecomposition, in float32."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import scipy.linalg
+from keras import ops
+from numpy.typing import NDArray
+
+from keras_powerlaw.spectral.covariance import Degenerate
+from keras_powerlaw.spectral.penalty import projected_variances
+from keras_powerlaw.spectral.renewal import Decomposition
+from keras_powerlaw.support.types import Tensor
+from keras_powerlaw.support.variables import is_on_host
+
+
+def decompose_samples(samples: Tensor, on_host: bool | None = None) -> Decomposition:
+    """Decomposes the covariance of samples in float32, the precision of the penalty.
+
+    Args:
+        samples: Tensor of shape `(samples, units)`, float32.
+        on_host: Whether to use LAPACK (`ssyrk`, `ssyevd`) on the host, or the backend's
+            functions where the samples are. Defaults to `None`: where they are.
+
+    Raises:
+        Degenerate: If there is NaN or infinity in the samples.
+
+    Reference:
+        Nassar et al. (2020), eq. (3).
+    """
+    if not bool(ops.all(ops.isfinite(samples))):
+        raise Degenerate("There is NaN or infinity in its activations.")
+    if on_host is None:
+        on_host = is_on_host(samples)
+    ascending, vectors = (_on_host if on_host else _on_device)(samples)
+    # Rounding can leave eigenvalues of a singular covariance slightly below zero.
+    eigenvalues = np.maximum(ascending[::-1], 0)
+    return Decomposition(
+        eigenvalues, vectors, functools.partial(projected_variances, samples)
+    )
+
+
+def _on_host(samples: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    array = np.asarray(ops.convert_to_numpy(samples))
+    centered = array - array.mean(axis=0, dtype="float64").astype("float32")
+    # A view of its transpose is what BLAS reads without a copy.
+    sigma = scipy.linalg.blas.ssyrk(1 / (len(array) - 1), centered.T, lower=True)
+    ascending, vectors = scipy.linalg.eigh(
+        sigma, driver="evd", overwrite_a=True, check_finite=False
+    )
+    return ascending, vectors[:, ::-1]
+
+
+def _on_device(samples: Tensor) -> tuple[NDArray[np.float32], Tensor]:
+    centered = samples - ops.mean(samples, axis=0)
+    gram = ops.matmul(ops.transpose(centered), centered)
+    ascending, vectors = ops.linalg.eigh(gram / (samples.shape[0] - 1))
+    return np.asarray(ops.convert_to_numpy(ascending)), ops.flip(vectors, axis=1)

@@ -1,0 +1,76 @@
+"""The layers of a model that have a `SpectralActivityRegularizer`."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
+from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.keras_internals import flatten_layers, strategy_of
+
+
+def regularized_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of `model` that have a `SpectralActivityRegularizer`.
+
+    Raises:
+        ValueError: If two of them share one regularizer.
+    """
+    layers = [
+        layer
+        for layer in flatten_layers(model)
+        if isinstance(layer.activity_regularizer, SpectralActivityRegularizer)
+    ]
+    owners: dict[int, keras.layers.Layer] = {}
+    for layer in layers:
+        first = owners.setdefault(id(layer.activity_regularizer), layer)
+        if first is not layer:
+            raise invalid_value(
+                "activity_regularizer",
+                "a SpectralActivityRegularizer for each layer, since each has an "
+                "eigenbasis of its own",
+                f"the same object for layers '{first.name}' and '{layer.name}'",
+            )
+    return layers
+
+
+def layers_to_renew(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of `layers_with_basis()`, or a `ValueError` if they don't suit."""
+    layers = layers_with_basis(model)
+    if not layers:
+        raise invalid_value(
+            "model",
+            "a model with at least one layer whose `activity_regularizer` is a "
+            "SpectralActivityRegularizer that uses an eigenbasis",
+            f"'{model.name}', which has none",
+        )
+    _refuse_other_regularizers_on_replicas(model)
+    return layers
+
+
+def layers_with_basis(model: keras.Model) -> list[keras.layers.Layer]:
+    """The regularized layers of `model` whose penalty uses an eigenbasis."""
+    return [
+        layer
+        for layer in regularized_layers(model)
+        if not layer.activity_regularizer.exact
+    ]
+
+
+def _refuse_other_regularizers_on_replicas(model: keras.Model) -> None:
+    # A collective operation makes Keras lose the losses that layers recorded before it.
+    strategy = strategy_of(model)
+    if getattr(strategy, "num_replicas_in_sync", 1) == 1:
+        return
+    others = [
+        layer.name
+        for layer in flatten_layers(model)
+        if layer.activity_regularizer is not None
+        and not isinstance(layer.activity_regularizer, SpectralActivityRegularizer)
+    ]
+    if others:
+        raise invalid_value(
+            "model",
+            "a model without other activity regularizers under a `tf.distribute` "
+            "strategy of several replicas, since Keras mixes up their losses",
+            f"'{model.name}' with activity regularizers of layers {others}",
+        )
