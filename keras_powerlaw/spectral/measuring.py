@@ -143,7 +143,7 @@ def stream_covariances(
             widths.append((layer.name, units))
     require_memory(widths)
     converts = [functools.partial(_to_array, reduction=each) for each in reductions]
-    batches, total = input_batches(x, batch_size, max_samples, seed)
+    batches, total = input_batches(model, x, batch_size, max_samples, seed)
     statistics = [StreamingCovariance() for _ in layers]
     examples = 0
     for index, batch in enumerate(batches):

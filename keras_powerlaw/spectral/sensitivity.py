@@ -153,7 +153,7 @@ def sensitivity_maps(
     maps: list[NDArray[np.float32]] = []
     total: Any = 0.0
     progress = Progress("Sensitivity, gradients", verbose)
-    batches, count = input_batches(x, batch_size, None, 0)
+    batches, count = input_batches(model, x, batch_size, None, 0)
     for index, batch in enumerate(batches):
         activity, product = _activity_and_product(model, target, reduction, batch)
         deviations = ops.convert_to_numpy(activity).astype("float64") - mean

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import operator
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,13 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
 from keras_powerlaw.support.arguments import (
     invalid_value,
     validate_integer,
     validate_optional_integer,
 )
+from keras_powerlaw.support.arrays import Rows, is_array
 
 
 def validate_sampling(batch_size: Any, max_samples: Any, seed: Any) -> None:
@@ -26,32 +28,36 @@ def validate_sampling(batch_size: Any, max_samples: Any, seed: Any) -> None:
 
 
 def input_batches(
-    x: Any, batch_size: int, max_samples: int | None, seed: int
+    model: keras.Model, x: Any, batch_size: int, max_samples: int | None, seed: int
 ) -> tuple[Iterator[Any], int | None]:
-    """An iterator over the inputs in `x`, and the number of batches, if known.
+    """An iterator over a model's inputs in `x`, and the number of batches, if known.
 
     Args:
+        model: The model; of a dictionary, it gets the entries with its inputs' names.
         x: Array, nested arrays, `tf.data.Dataset`, `keras.utils.PyDataset`, or another
             iterable of batches that can be iterated more than once. Labels are dropped.
         batch_size: Examples per batch, for arrays.
         max_samples: Maximum number of examples, or None for all: a random choice from
-            an array, the first ones of a data set.
+            an array, random batches of a `PyDataset`, else the first ones.
         seed: Seed of the random choice.
     """
     validate_sampling(batch_size, max_samples, seed)
+    x = select_inputs(model, x)
+    if is_nested_arrays(x):
+        return _array_batches(x, batch_size, max_samples, seed)
+    if max_samples is None and is_endless(x):
+        raise invalid_value("x", "a finite data set", f"{x}, which is infinite")
+    total = None
     if isinstance(x, keras.utils.PyDataset):
         total = x.num_batches
-        stream = (x[index] for index in range(total)) if total is not None else None
-    elif _is_arrays(x):
-        return _array_batches(x, batch_size, max_samples, seed)
+        stream = (x[index] for index in _indices(total, max_samples, seed))
     elif (
         hasattr(x, "__iter__")
         and not isinstance(x, str | list | tuple | dict)
         and iter(x) is not x
     ):
         total = len(x) if _has_length(x) else None
-        infinite = hasattr(x, "cardinality") and int(x.cardinality()) == -1
-        stream = None if infinite else iter(x)
+        stream = iter(x)
     else:
         raise invalid_value(
             "x",
@@ -60,18 +66,61 @@ def input_batches(
             "again (not a generator)",
             f"{x} (of type {type(x)})",
         )
-    if stream is None:
-        raise invalid_value("x", "a finite data set", f"{x}, which is infinite")
-    inputs = (keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in stream)
+    inputs = (
+        select_inputs(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
+        for batch in stream
+    )
     return _first_samples(inputs, max_samples), total if max_samples is None else None
 
 
-def _is_arrays(x: Any) -> bool:
+def select_inputs(model: keras.Model, x: Any) -> Any:
+    """The entries of a dictionary that a model takes, in its order; else `x` itself.
+
+    As in `fit()`, the keys are those of the dictionary that a Functional model was made
+    with, or the names of its inputs. Other keys are ignored. A subclassed model takes
+    all of `x`.
+    """
+    if not isinstance(x, dict) or not getattr(model, "inputs", None):
+        return x
+    # A Sequential model has no `input` before it is called.
+    is_sequential = isinstance(model, keras.Sequential)
+    expected = model.inputs if is_sequential else model.input
+    if not isinstance(expected, dict | list | tuple):
+        expected = [expected]
+    parts = list(expected.values() if isinstance(expected, dict) else expected)
+    if not all(isinstance(part, keras.KerasTensor) for part in parts):
+        return x  # nested: Keras takes only the same structure
+    names = list(expected) if isinstance(expected, dict) else [p.name for p in parts]
+    if missing := [name for name in names if name not in x]:
+        raise invalid_value(
+            "x",
+            f"a dictionary with the inputs {names} of model '{model.name}'",
+            f"one without {missing}, with the keys {list(x)}",
+        )
+    if isinstance(expected, dict):
+        return {name: x[name] for name in names}
+    return x[names[0]] if len(names) == 1 else [x[name] for name in names]
+
+
+def is_nested_arrays(x: Any) -> bool:
     leaves = keras.tree.flatten(x)
-    return bool(leaves) and all(
-        hasattr(leaf, "shape") and hasattr(leaf, "dtype") and hasattr(leaf, "ndim")
-        for leaf in leaves
-    )
+    return bool(leaves) and all(map(is_array, leaves))
+
+
+def is_endless(x: Any) -> bool:
+    """Whether a data set is known to have no end."""
+    if isinstance(x, keras.utils.PyDataset):
+        return x.num_batches is None
+    return hasattr(x, "cardinality") and int(x.cardinality()) == -1
+
+
+def _indices(count: int | None, max_samples: int | None, seed: int) -> Iterable[int]:
+    """The order in which to read the batches of a `PyDataset`."""
+    if count is None:
+        return itertools.count()
+    if max_samples is None:
+        return range(count)
+    return map(int, np.random.default_rng(seed).permutation(count))
 
 
 def _has_length(x: Any) -> bool:
@@ -84,7 +133,8 @@ def _has_length(x: Any) -> bool:
 def _array_batches(
     x: Any, batch_size: int, max_samples: int | None, seed: int
 ) -> tuple[Iterator[Any], int]:
-    lengths = {len(leaf) if leaf.ndim else 0 for leaf in keras.tree.flatten(x)}
+    arrays = keras.tree.map_structure(Rows, x)
+    lengths = {len(rows) for rows in keras.tree.flatten(arrays)}
     if len(lengths) > 1:
         raise invalid_value(
             "x", "arrays with the same number of examples", f"lengths {sorted(lengths)}"
@@ -97,30 +147,24 @@ def _array_batches(
         length = max_samples
 
     def batch(start: int) -> Any:
-        rows = slice(start, min(start + batch_size, length))
-        if order is None:
-            return keras.tree.map_structure(lambda leaf: leaf[rows], x)
-        return keras.tree.map_structure(lambda leaf: _take(leaf, order[rows]), x)
+        chosen = slice(start, min(start + batch_size, length))
+        rows = chosen if order is None else order[chosen]
+        return keras.tree.map_structure(operator.itemgetter(rows), arrays)
 
     starts = range(0, length, batch_size)
     return (batch(start) for start in starts), len(starts)
 
 
-def _take(array: Any, rows: NDArray[np.int64]) -> Any:
-    # On TensorFlow, `convert_to_numpy` copies all of a NumPy array, once per batch.
-    return ops.take(array, rows, axis=0) if ops.is_tensor(array) else array[rows]
-
-
 def _first_samples(batches: Iterable[Any], max_samples: int | None) -> Iterator[Any]:
-    if max_samples is None:
-        yield from batches
-        return
-    seen = 0
-    for batch in batches:
-        needed = max_samples - seen
-        yield keras.tree.map_structure(operator.itemgetter(slice(needed)), batch)
-        seen += len(keras.tree.flatten(batch)[0])
-        if seen >= max_samples:
+    needed = math.inf if max_samples is None else max_samples
+    for index, batch in enumerate(batches):
+        if not is_nested_arrays(batch):
+            raise invalid_value("x", "batches of arrays", f"batch {index}: {batch}")
+        arrays = keras.tree.map_structure(Rows, batch)
+        count = min(len(keras.tree.flatten(arrays)[0]), needed)
+        yield keras.tree.map_structure(operator.itemgetter(slice(count)), arrays)
+        needed -= count
+        if needed == 0:
             return
 
 
