@@ -9,7 +9,9 @@ import scipy.sparse
 from datasets import Batches, tf_dataset
 from keras import layers, ops
 
+from keras_powerlaw.support import samples
 from keras_powerlaw.support.batches import input_batches
+from keras_powerlaw.support.samples import EpochSample
 
 MODEL = keras.Sequential([keras.Input((3,), name="rows"), layers.Dense(4)])
 
@@ -212,3 +214,51 @@ class TestDataSets:
             ValueError, match="argument `x`. Expected batches of arrays"
         ):
             read(Endless([([1.0, 2.0], [0, 1])]))
+
+
+class TestEpochSample:
+    def draw(self, sample, x, max_samples=100, seed=0):
+        return read(sample.draw(MODEL, x, max_samples, seed), max_samples, seed)
+
+    def test_is_read_once_an_epoch(self, x):
+        batches, sample = Endless([x[:80], x[80:200]]), EpochSample()
+        for epoch in range(3):
+            sample.begin_epoch()
+            for seed in range(4):
+                found = self.draw(sample, batches, seed=seed)
+                np.testing.assert_array_equal(found, x[:100])
+            assert batches.opened == epoch + 1
+
+    def test_changes_with_the_epoch(self, x):
+        batches, sample = Batches(x, size=30), EpochSample()
+        first = self.draw(sample, batches)
+        sample.begin_epoch()
+        assert not np.array_equal(self.draw(sample, batches, seed=1), first)
+
+    @pytest.mark.parametrize("max_samples", [None, 100])
+    def test_arrays_are_not_kept(self, x, max_samples):
+        assert EpochSample().draw(MODEL, {"rows": x}, max_samples, 0)["rows"] is x
+
+    def test_all_examples_are_not_kept(self, x):
+        batches = Endless([x])
+        assert EpochSample().draw(MODEL, batches, None, 0) is batches
+
+    @pytest.mark.parametrize("enough", [True, False])
+    def test_is_kept_if_a_quarter_of_the_memory_is_enough(self, x, enough, monkeypatch):
+        needed = 4 * x[:100].nbytes
+        monkeypatch.setattr(samples, "available_bytes", lambda: needed - (not enough))
+        batches, sample = Endless([x]), EpochSample()
+        for _ in range(3):
+            np.testing.assert_array_equal(self.draw(sample, batches), x[:100])
+        assert batches.opened == (1 if enough else 4)
+
+    @pytest.mark.parametrize("filename", ["", "file"])
+    def test_is_kept_throughout_where_tf_data_writes_a_file(
+        self, x, filename, tmp_path
+    ):
+        filename = filename and str(tmp_path / filename)
+        batches = tf_dataset(x, size=30).cache(filename).repeat().prefetch(1)
+        sample = EpochSample()
+        first = sample.draw(MODEL, batches, 100, 0)
+        sample.begin_epoch()
+        assert (sample.draw(MODEL, batches, 100, 1) is first) == bool(filename)

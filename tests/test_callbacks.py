@@ -165,7 +165,8 @@ class TestRefresh:
         some = kp.refresh_eigenbasis(model, data[0], max_samples=100, seed=1)
         same = kp.refresh_eigenbasis(model, data[0], max_samples=100, seed=1)
         other = kp.refresh_eigenbasis(model, data[0], max_samples=100, seed=2)
-        first = kp.refresh_eigenbasis(model, Batches(*data, size=50), max_samples=120)
+        stream = tf_dataset(*data, size=50)
+        first = kp.refresh_eigenbasis(model, stream, max_samples=120)
         for name in UNITS:
             np.testing.assert_array_equal(
                 some[name].eigenvalues, same[name].eigenvalues
@@ -386,10 +387,55 @@ class TestCallback:
             kp.EigenbasisRefresh(np.zeros((3, 2)), **{name: bad})
 
 
-def endless(x):
-    import tensorflow as tf
+def endless(x, y):
+    return tf_dataset(x, y, size=46).repeat()
 
-    return tf.data.Dataset.from_tensor_slices(x).batch(50).repeat()
+
+class TestDataSets:
+    def test_are_read_once_an_epoch(self, model, data):
+        """However often the basis is renewed."""
+        batches = Batches(*data, size=23)
+        refresh = kp.EigenbasisRefresh(batches, every_steps=2, max_samples=46)
+        model.fit(
+            *data,
+            batch_size=23,
+            epochs=3,
+            verbose=0,
+            callbacks=[refresh],
+            shuffle=False,
+        )
+        assert refresh._refreshes == 15
+        assert len(batches.delivered) == 3 * 2
+
+    @pytest.mark.parametrize("every", [{}, {"every_steps": 3}])
+    @pytest.mark.parametrize("repeated", [False, True])
+    def test_with_a_file_cache(self, model, data, every, repeated, tmp_path):
+        """TensorFlow spoils the file when two iterators read the data set at once."""
+        batches = tf_dataset(*data, size=23).cache(str(tmp_path / "cache"))
+        batches = batches.repeat() if repeated else batches
+        refresh = kp.EigenbasisRefresh(batches, max_samples=46, **every)
+        model.fit(
+            batches,
+            epochs=4,
+            steps_per_epoch=7 if repeated else None,
+            verbose=0,
+            callbacks=[refresh],
+        )
+        assert list(tmp_path.glob("cache.index"))
+
+    def test_without_end(self, model, data):
+        batches = endless(*data)
+        refresh = kp.EigenbasisRefresh(batches)
+        model.fit(batches, epochs=2, steps_per_epoch=3, verbose=0, callbacks=[refresh])
+        assert set(refresh.spectra) == set(UNITS)
+
+    def test_without_end_where_the_width_is_not_known(self, data):
+        regularizer = kp.SpectralActivityRegularizer(tau=2)
+        model = compiled(Subclassed(layers.Flatten(), hidden(9, regularizer)))
+        batches = endless(*data)
+        refresh = kp.EigenbasisRefresh(batches)
+        model.fit(batches, steps_per_epoch=3, verbose=0, callbacks=[refresh])
+        assert len(refresh.spectra["hidden"].eigenvalues) == 9
 
 
 class TestBadInput:
@@ -405,7 +451,6 @@ class TestBadInput:
         "a generator": (lambda x: (row for row in [x]), "not a generator"),
         "a number": (lambda x: 3, "Expected an array"),
         "a list of numbers": (lambda x: [1.0, 2.0], "Expected an array"),
-        "an endless data set": (endless, "Expected a finite data set"),
     }
 
     @pytest.mark.parametrize("bad, message", BAD.values(), ids=BAD.keys())
@@ -414,6 +459,13 @@ class TestBadInput:
         with pytest.raises(ValueError, match=message) as error:
             model.fit(*data, verbose=0, callbacks=[refresh])
         assert "argument `x`" in str(error.value)
+
+    def test_all_of_an_endless_data_set(self, model, data):
+        refresh = kp.EigenbasisRefresh(endless(*data), max_samples=None)
+        with pytest.raises(
+            ValueError, match="argument `x`. Expected a finite data set"
+        ):
+            model.fit(*data, verbose=0, callbacks=[refresh])
 
     def test_x_with_nan(self, model, data):
         x = data[0].copy()

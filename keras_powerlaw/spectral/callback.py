@@ -24,7 +24,8 @@ from keras_powerlaw.spectral.schedule import Schedule
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.staleness import StalenessWatch
 from keras_powerlaw.support.arguments import invalid_value, validate_verbose
-from keras_powerlaw.support.batches import validate_sampling
+from keras_powerlaw.support.batches import is_endless, validate_sampling
+from keras_powerlaw.support.samples import EpochSample
 from keras_powerlaw.support.types import Verbose
 from keras_powerlaw.support.units import output_units
 
@@ -134,14 +135,20 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self._steps = 0  # in finished epochs
         self._steps_in_epoch = 0
         self._last_refresh: int | None = None
+        self._sample = EpochSample()
         if self.x is None:
             open_windows(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._steps_in_epoch = 0
-        if self._last_refresh is None and self.backup is not None:
+        self._sample.begin_epoch()
+        if (starts := self._last_refresh is None) and self.backup is not None:
             # By now, BackupAndRestore has restored the weights.
             self._restore(self.backup)
+        if (
+            starts and self.x is not None
+        ):  # before `fit()` opens a data set that it may be alone in reading
+            self._data()
         if self.schedule.due_at_epoch(epoch, self._last_refresh):
             self._refresh(self._steps)
 
@@ -169,6 +176,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             self._back_up(self.backup)
 
     def on_train_end(self, logs: Any = None) -> None:
+        self._sample = EpochSample()  # frees its memory
         if self.backup is not None:
             self.backup.remove()
         if self._last_refresh is None and self._steps:
@@ -182,7 +190,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         else:
             renewals = renew_from_data(
                 self.model,
-                self.x,
+                self._data(),
                 max_samples=self._samples(),
                 batch_size=self.batch_size,
                 seed=self.seed + self._refreshes,
@@ -219,6 +227,10 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             stacklevel=2,
         )
 
+    def _data(self) -> Any:
+        seed = self.seed + self._refreshes
+        return self._sample.draw(self.model, self.x, self._samples(), seed)
+
     def _samples(self) -> int | None:
         if self.max_samples != "auto":
             return self.max_samples
@@ -230,7 +242,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             else:
                 units = output_units(layer, regularizer.reduction)
             if units is None:  # unknown until the layer has been called
-                return None
+                return FEWEST_EXAMPLES if is_endless(self.x) else None
             widest = max(widest, units)
         return max(FEWEST_EXAMPLES, EXAMPLES_PER_UNIT * widest)
 
