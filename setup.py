@@ -35,7 +35,15 @@ EXAMPLES = [
 ]
 # ruff is held to one minor version, because each may format differently; mypy to one
 # major version, because each may find something else in the same types.
-TEST = [*EXAMPLES, *STRONG, "mypy==2.*", "pytest>=8", "ruff==0.17.*", "tensorboard"]
+TEST = [
+    *EXAMPLES,
+    *STRONG,
+    "mypy==2.*",
+    "pandas>=2.1",
+    "pytest>=8",
+    "ruff==0.17.*",
+    "tensorboard",
+]
 DOCS = ["latex2mathml>=3.77", "mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
 
 setup(

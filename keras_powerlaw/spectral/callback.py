@@ -54,15 +54,19 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     `TensorBoard`, so that they see these logs.
 
     Args:
-        x: The training data; see `refresh_eigenbasis()`.
+        x: The training data; see `measure_spectrum()`.
         every_epochs: Refresh at the start of every `every_epochs`-th epoch, and at no
             other time; at least 1. Defaults to `None`.
         every_steps: Refresh every `every_steps` optimizer steps, and at no other time;
             at least 1. At most one of the two may be given. Defaults to `None`.
         max_samples: Maximum number of examples per refresh: from an array, a new random
-            choice each time; from a data set, the first ones. `None` uses all. Defaults
-            to `"auto"`: five times the units of the widest regularized layer, and at
-            least 2,000.
+            choice each time. A data set is read once an epoch, random batches of a
+            `PyDataset` or the first examples of another, which are kept in memory for
+            the epoch, unless they take more than a quarter of what is available. Of a
+            `tf.data.Dataset` with `cache(filename)`, which may not be read while
+            `fit()` writes the file, the examples read before training are kept to its
+            end. `None` uses all examples, at every refresh. Defaults to `"auto"`: five
+            times the units of the widest regularized layer, and at least 2,000.
         batch_size: Examples per forward pass, for arrays. Defaults to 1024.
         seed: Seed of the random choices. Defaults to 0.
         backup_dir: Directory for the state that `keras.callbacks.BackupAndRestore` does

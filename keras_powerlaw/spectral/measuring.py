@@ -54,9 +54,11 @@ def measure_spectrum(
 
     Args:
         model: A built Keras model.
-        x: The data: array, nested arrays for several inputs, `tf.data.Dataset`,
-            `keras.utils.PyDataset`, or another iterable of batches that can be
-            iterated more than once. Labels, if any, are ignored.
+        x: The data, in any form that `fit()` takes except a generator: array, data
+            frame, sparse matrix (made dense batch by batch), a list or dictionary of
+            them for several inputs, `tf.data.Dataset`, `keras.utils.PyDataset`, or
+            another iterable of batches that can be iterated more than once. Labels in
+            the batches are ignored. An array in a file may be larger than the memory.
         layer: A layer of the model, or its name.
         reduction: How an output with more than two dimensions is divided into samples
             and units: `"flatten"`, `"channels"` or `"mean"`; see
@@ -64,8 +66,9 @@ def measure_spectrum(
             regularizer. Defaults to `"flatten"`.
         fit_range: `(first, last)`, 1-based and inclusive: the eigenvalues to which the
             exponent is fitted. Defaults to `(11, 500)`, cut off at the spectrum's end.
-        max_samples: Maximum number of examples: a random choice from an array, the
-            first ones of a data set. Defaults to all.
+        max_samples: Maximum number of examples: a random choice from an array, random
+            batches of a `PyDataset`, the first ones of another data set. Defaults to
+            all, which an endless data set does not allow.
         batch_size: Examples per forward pass, for arrays. Defaults to 1024.
         seed: Seed of the random choice. Defaults to 0.
         verbose: `"auto"` shows progress when the measurement is slow, 0 never,
@@ -77,8 +80,8 @@ def measure_spectrum(
 
     Raises:
         ValueError: If there is no such layer or reduction; if `x` is empty, does not
-            fit the model, is not finite, or has fewer than two examples; or if the
-            layer has too many units for the available memory.
+            fit the model, is endless or not finite, or has fewer than two examples; or
+            if the layer has too many units for the available memory.
 
     Example:
 

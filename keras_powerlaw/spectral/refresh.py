@@ -52,11 +52,10 @@ def refresh_eigenbasis(
 
     Args:
         model: A model with at least one `SpectralActivityRegularizer`.
-        x: The training data: array, nested arrays for several inputs,
-            `tf.data.Dataset`, `keras.utils.PyDataset`, or another iterable of batches
-            that can be iterated more than once. Labels, if any, are ignored.
-        max_samples: Maximum number of examples: a random choice from an array, the
-            first ones of a data set. Defaults to all.
+        x: The training data; see `measure_spectrum()`.
+        max_samples: Maximum number of examples: a random choice from an array, random
+            batches of a `PyDataset`, the first ones of another data set. Defaults to
+            all, which an endless data set does not allow.
         batch_size: Examples per forward pass, for arrays. Defaults to 1024.
         seed: Seed of the random choice. Defaults to 0.
         verbose: `"auto"` shows progress when the refresh is slow, 0 never, 1 always.

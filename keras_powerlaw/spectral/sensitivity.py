@@ -72,9 +72,8 @@ def sensitivity_maps(
 
     Args:
         model: A built Keras model with one floating-point input.
-        x: The data: array, `tf.data.Dataset`, `keras.utils.PyDataset`, or another
-            iterable of batches that can be iterated more than once, in the same order
-            each time. Labels, if any, are ignored.
+        x: The data; see `measure_spectrum()`. A data set has to return the same
+            batches in the same order each time.
         layer: A layer of the model, or its name.
         components: The indices n, 1-based, strictly increasing, and at most the number
             of eigenvalues that are not numerically zero. Defaults to
