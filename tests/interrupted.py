@@ -51,7 +51,7 @@ model.fit(
     shuffle=False,
     verbose=0,
     callbacks=[
-        kp.EigenbasisRefresh(x, backup_dir=directory / "backup", **refresh),
+        kp.EigenbasisRefresh(**{"x": x} | refresh, backup_dir=directory / "backup"),
         keras.callbacks.CSVLogger(directory / "log.csv", append=True),
         keras.callbacks.BackupAndRestore(directory / "backup"),
         *([Kill()] if kill_at is not None else []),

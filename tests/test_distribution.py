@@ -75,8 +75,8 @@ class TestTwoDevices:
 
     @pytest.mark.parametrize(
         "settings",
-        [{}, {"every_steps": 2}, None],
-        ids=["refresh every epoch", "refresh every other step", "exact"],
+        [{}, {"every_steps": 2}, {"x": None, "every_steps": 2}, None],
+        ids=["every epoch", "every other step", "training batches", "exact"],
     )
     def test_losses_weights_and_logs_agree_with_one_device(
         self, strategy, data, settings
@@ -85,7 +85,9 @@ class TestTwoDevices:
             self.fit(
                 scope,
                 data,
-                None if settings is None else kp.EigenbasisRefresh(data[0], **settings),
+                None
+                if settings is None
+                else kp.EigenbasisRefresh(**{"x": data[0]} | settings),
                 exact=settings is None,
             )
             for scope in (contextlib.nullcontext, strategy)

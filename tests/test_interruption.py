@@ -26,8 +26,12 @@ def train(directory, refresh, kill_at=None):
 
 @pytest.mark.parametrize(
     "refresh",
-    [{}, {"every_epochs": 4}, {"every_steps": 7, "max_samples": 60}],
-    ids=["every epoch", "every four epochs", "every seven steps, on a subset"],
+    [
+        {"x": None, "every_steps": 4},
+        {"every_epochs": 4},
+        {"every_steps": 7, "max_samples": 60},
+    ],
+    ids=["training batches", "every four epochs", "every seven steps, on a subset"],
 )
 def test_killed_in_the_middle_of_an_epoch(refresh, tmp_path):
     """Same weights, basis, whitening statistics and logs, to the last bit."""

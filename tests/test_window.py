@@ -230,7 +230,7 @@ class TestBasisFromTraining:
         every = to_numpy(keras.Model(model.inputs, model.layers[0].output)(x))
         expected = np.linalg.eigvalsh(np.cov(every.reshape(-1, 12), rowvar=False))
         np.testing.assert_allclose(
-            refresh.spectra["map"].eigenvalues, expected[::-1], rtol=0.25
+            refresh.spectra["map"].eigenvalues, expected[::-1], rtol=0.4
         )
 
     def test_a_subclassed_model(self, data):
@@ -238,7 +238,9 @@ class TestBasisFromTraining:
 
         class KnowsTraining(Subclassed):
             def call(self, x, training=None):
-                return super().call(x)
+                for part in self.parts:
+                    x = part(x, training=training)
+                return x
 
         for model_class in (KnowsTraining, Subclassed):
             keras.utils.set_random_seed(0)
@@ -260,7 +262,6 @@ class TestBasisFromTraining:
         model = compiled(network(layer))
         history, _ = fit(model, data)
         assert np.all(np.isfinite(history["loss"]))
-        assert regularizer.window.samples().dtype == regularizer.window.samples().dtype
         assert keras.backend.standardize_dtype(regularizer.basis.dtype) == "float32"
 
     def test_is_traced_once(self, data):

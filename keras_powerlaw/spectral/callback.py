@@ -149,10 +149,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         if (starts := self._last_refresh is None) and self.backup is not None:
             # By now, BackupAndRestore has restored the weights.
             self._restore(self.backup)
-        if (
-            starts and self.x is not None
-        ):  # before `fit()` opens a data set that it may be alone in reading
-            self._data()
+        if starts and self.x is not None:
+            self._data()  # before `fit()` opens a data set that it must read alone
         if self.schedule.due_at_epoch(epoch, self._last_refresh):
             self._refresh(self._steps)
 
@@ -220,14 +218,18 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             _warn_of_stale_basis(layer.name, alpha, steps, renewal)
 
     def _end_without_basis(self) -> None:
-        if not discard_unknown_bases(self.model):
+        missing = discard_unknown_bases(self.model)
+        if not missing:
             return  # known from an earlier training
+        seen = "; ".join(
+            f"layer '{name}': {count} of {needed}" for name, count, needed in missing
+        )
         warnings.warn(
             f"The spectral penalty never acted: training ended after {self._steps} "
-            "steps, before they had shown enough samples of activations for an "
-            "eigenbasis (two per unit of the widest regularized layer). Train for "
-            "longer, or pass the training data: "
-            "`keras_powerlaw.EigenbasisRefresh(x_train)`.",
+            "steps, with too few samples of activations for an eigenbasis "
+            f"({seen}). Train for longer, or pass the training data: "
+            "`keras_powerlaw.EigenbasisRefresh(x_train)`. A layer without any does not "
+            "know that it trains: pass `training` on to it in the model's `call()`.",
             stacklevel=2,
         )
 

@@ -173,7 +173,13 @@ def open_windows(model: keras.Model) -> None:
             "comes from its activations in training (or give `x`, the training data)",
             f"'{model.name}', whose `call()` has none",
         )
-    replicas = getattr(strategy_of(model), "num_replicas_in_sync", 1)
+    strategy = strategy_of(model)
+    replicas = getattr(strategy, "num_replicas_in_sync", 1)
+    if replicas > 1 and replicas != len(strategy.extended.worker_devices):
+        raise ValueError(
+            "With several workers, each would take the eigenbasis from its own "
+            "batches. Give `x`, the training data, the same on every worker."
+        )
     widths = [(layer.name, _units(layer)) for layer in layers]
     require_memory([(name, units) for name, units in widths if units is not None])
     with creating_state(model, is_new=True):
@@ -194,20 +200,24 @@ def _units(layer: keras.layers.Layer) -> int | None:
     return units
 
 
-def discard_unknown_bases(model: keras.Model) -> bool:
-    """Takes back the room for bases that never became known; whether there was any.
+def discard_unknown_bases(model: keras.Model) -> list[tuple[str, int, int]]:
+    """Takes back the room for bases that never became known.
 
     Training without a basis is then an error again, instead of training without the
     penalty.
+
+    Returns:
+        The names of their layers, how many samples these have, and how many they need.
     """
-    bases = [
-        layer.activity_regularizer.eigenbasis for layer in layers_with_basis(model)
-    ]
-    unknown = [basis for basis in bases if not basis.is_known]
-    with creating_state(model, is_new=bool(unknown)):
-        for basis in unknown:
-            basis.discard()
-    return bool(unknown)
+    missing = []
+    with creating_state(model, is_new=True):
+        for layer in layers_with_basis(model):
+            regularizer = layer.activity_regularizer
+            if not regularizer.eigenbasis.is_known:
+                window = regularizer.window
+                missing.append((layer.name, window.count, window.needed))
+                regularizer.eigenbasis.discard()
+    return missing
 
 
 def renew_from_windows(

@@ -36,12 +36,13 @@ class ActivationWindow:
     def __init__(self, layer: keras.layers.Layer, replicas: int) -> None:
         self._layer = layer
         self._replicas = replicas
+        self.needed = 0  # the number of samples that are enough for a basis
         self._state: dict[str, keras.Variable] = {}
 
     def open(self, units: int) -> None:
         """Creates the variables, for activations of `units` units."""
-        self._needed = SAMPLES_PER_UNIT * units
-        kept = -(-max(self._needed, FEWEST_SAMPLES) // self._replicas)
+        self.needed = SAMPLES_PER_UNIT * units
+        kept = -(-max(self.needed, FEWEST_SAMPLES) // self._replicas)
         self._most = max(1, int(kept * SHARE_OF_A_BATCH))
         self._capacity = kept + self._most  # batches are written in one piece
         self._spacing = _spacing(self._most)
@@ -65,7 +66,7 @@ class ActivationWindow:
     @property
     def is_filled(self) -> bool:
         """Whether there are enough samples for a basis."""
-        return self.is_open and self.count >= self._needed
+        return self.is_open and self.count >= self.needed
 
     def write(self, samples: Tensor) -> None:
         """Adds a batch of samples, `(batch, units)`, or an even choice among many."""
@@ -85,6 +86,8 @@ class ActivationWindow:
     @property
     def count(self) -> int:
         """The number of samples in the window."""
+        if not self.is_open:
+            return 0
         return sum(map(int, parts_of_replicas(self._state["filled"])))
 
     def samples(self) -> Tensor:

@@ -29,7 +29,12 @@ def replica_context() -> Any:
 def index_of_replica() -> int:
     """The index of this replica, 0 where there are not several."""
     context = replica_context()
-    return 0 if context is None else int(context.replica_id_in_sync_group)
+    if context is None:
+        return 0
+    import tensorflow as tf
+
+    # Within a graph, it is a constant tensor.
+    return int(tf.get_static_value(context.replica_id_in_sync_group))
 
 
 def parts_of_replicas(variable: keras.Variable) -> list[Any]:
