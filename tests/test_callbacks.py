@@ -15,7 +15,7 @@ from keras import layers, ops
 from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
-from keras_powerlaw.spectral import callback
+from keras_powerlaw.spectral import sources
 from keras_powerlaw.spectral.covariance import StreamingCovariance
 
 UNITS = {"map": 72, "hidden": 24}
@@ -261,7 +261,7 @@ class TestCallback:
         ):
             refresh = kp.EigenbasisRefresh(x, every_epochs=1, **settings)
             with monkeypatch.context() as patch:
-                patch.setattr(callback, "FEWEST_EXAMPLES", fewest)
+                patch.setattr(sources, "FEWEST_EXAMPLES", fewest)
                 seen = count_examples(patch)
                 model.fit(x, y, epochs=1, verbose=0, callbacks=[refresh])
             assert sum(seen) == expected * len(UNITS)

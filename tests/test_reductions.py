@@ -399,11 +399,33 @@ class TestMemory:
             lambda: kp.add_spectral_regularizer(model, "map", tau=2),
             lambda: kp.add_spectral_regularizer(model, "map", tau=2, exact=True),
             lambda: kp.refresh_eigenbasis(regularized, data[0]),
+            lambda: kp.refresh_eigenbasis(regularized),
             lambda: kp.measure_spectrum(model, data[0], "map"),
             lambda: kp.sensitivity_maps(model, data[0], "map", (1,)),
         ):
             with pytest.raises(ValueError, match=self.TEXT):
                 call()
+
+    def test_too_wide_for_lapack(self, data, monkeypatch, no_allocation):
+        model = convolutional_model()
+        regularized = kp.add_spectral_regularizer(model, "map", tau=2)
+        monkeypatch.setattr(memory, "MOST_UNITS", 215)
+        match = "wide for LAPACK: layer 'map'. Expected at most 215 units.*: 216 units"
+        for call in (
+            lambda: kp.add_spectral_regularizer(model, "map", tau=2),
+            lambda: kp.refresh_eigenbasis(regularized),
+            lambda: kp.measure_spectrum(model, data[0], "map"),
+        ):
+            with pytest.raises(ValueError, match=match):
+                call()
+
+    def test_work_space_of_lapack_fits_its_integers(self):
+        units = memory.MOST_UNITS
+        assert (
+            1 + 6 * units + 2 * units**2
+            < 2**31
+            <= 1 + 6 * (units + 1) + 2 * (units + 1) ** 2
+        )
 
     def test_what_fits_passes(self, data, available):
         available(40 * 216**2)

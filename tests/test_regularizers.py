@@ -262,6 +262,42 @@ class TestTrainingLoss:
         model(x[:1], training=True)
         assert sum(float(loss) for loss in model.losses) == 0.0
 
+    @pytest.mark.parametrize("log_ratio", [False, True])
+    def test_last_batches_of_a_few_examples_do_not_explode(self, log_ratio):
+        """The inverse square of an estimate from five has no mean."""
+        x, y = gaussian(640, (64,))
+        regularizer = kp.SpectralActivityRegularizer(log_ratio=log_ratio)
+        model = with_adam(network(hidden(100, regularizer), shape=(64,)))
+        refresh = kp.EigenbasisRefresh(x)
+        model.fit(x, y, batch_size=32, epochs=2, verbose=0, callbacks=[refresh])
+
+        def penalty(count, start):
+            model(x[start : start + count])
+            return sum(float(loss) for loss in model.losses)
+
+        usual = np.mean([penalty(32, start) for start in range(0, 640, 32)])
+        for count in (2, 3, 5, 15):
+            worst = max(penalty(count, start) for start in range(0, 640, 5))
+            assert worst < 20 * usual + 20 * log_ratio
+
+    def test_a_small_batch_takes_the_anchor_of_the_refresh(self, data):
+        x = data[0]
+        regularizer = kp.SpectralActivityRegularizer(tau=5)
+        model = dense_model(regularizer)
+        eigenvalues = kp.refresh_eigenbasis(model, x)["hidden"].eigenvalues
+        hidden_units = keras.Model(model.inputs, model.layers[0].output)
+        for count in (15, 16):
+            activity = to_numpy(hidden_units(x[:count]))
+            tail = reference.variances(activity, to_numpy(regularizer.basis))
+            anchor = eigenvalues[4] if count < 16 else tail[0]
+            ratios = tail / anchor * np.arange(5, 5 + len(tail)) / 5
+            terms = (ratios - 1) ** 2 + np.maximum(0, ratios - 1)
+            expected = terms.sum() / (4 + len(tail))
+            model(x[:count])
+            np.testing.assert_allclose(
+                sum(float(loss) for loss in model.losses), expected, rtol=1e-4
+            )
+
     def test_dead_units_leave_it_finite(self, data):
         x, y = data
         model = with_adam(dense_model(kp.SpectralActivityRegularizer(tau=5)))

@@ -428,6 +428,26 @@ class TestDyingLayers:
             fit(model, data)
 
 
+class TestSchedule:
+    @pytest.mark.parametrize("settings", [{}, {"every_epochs": 2}, {"every_steps": 7}])
+    def test_begins_as_soon_as_it_can(self, data, settings):
+        steps = []
+
+        class Watch(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                steps.append(refresh._last_refresh)
+
+        refresh = kp.EigenbasisRefresh(**settings)
+        regularized().fit(
+            *data, batch_size=46, epochs=6, verbose=0, callbacks=[refresh, Watch()]
+        )
+        found = sorted(set(steps) - {None})
+        first, *later = found
+        assert first == 2 and steps.index(2) == 2
+        expected = {"every_epochs": [10, 20], "every_steps": [9, 16, 23]}
+        assert later == expected.get(next(iter(settings), None), [22])
+
+
 class TestArguments:
     def test_max_samples_needs_data(self):
         with pytest.raises(ValueError, match="argument `max_samples`.*without `x`"):

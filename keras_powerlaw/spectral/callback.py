@@ -13,26 +13,15 @@ import keras
 from keras_powerlaw.spectral.backup import BasisBackup, CallbackState
 from keras_powerlaw.spectral.basis import renewing
 from keras_powerlaw.spectral.layers import layers_with_basis
-from keras_powerlaw.spectral.refresh import (
-    discard_unknown_bases,
-    open_windows,
-    renew_from_data,
-    renew_from_windows,
-)
+from keras_powerlaw.spectral.refresh import discard_unknown_bases
 from keras_powerlaw.spectral.renewal import NO_RENEWAL, Renewal
 from keras_powerlaw.spectral.schedule import Schedule
+from keras_powerlaw.spectral.sources import Data, Source, TrainingSteps
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.staleness import StalenessWatch
 from keras_powerlaw.support.arguments import invalid_value, validate_verbose
-from keras_powerlaw.support.batches import is_endless, validate_sampling
-from keras_powerlaw.support.samples import EpochSample
+from keras_powerlaw.support.batches import validate_sampling
 from keras_powerlaw.support.types import Verbose
-from keras_powerlaw.support.units import output_units
-
-# Enough examples for the penalty to change the true spectrum; docs/benchmarks.md
-# compares more and fewer.
-EXAMPLES_PER_UNIT = 5
-FEWEST_EXAMPLES = 2000  # narrow layers benefit from more, at no cost
 
 
 class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
@@ -41,27 +30,35 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     The penalty of `SpectralActivityRegularizer` estimates the eigenvalues as the
     variances along the eigenvectors over the training set. The estimate holds only
     while the weights have changed little since the eigenvectors were computed, so this
-    callback recomputes them: by default at the start of every epoch and every 20 steps
-    within it, on a subset of the examples. For the paper's schedule, every epoch on all
-    examples, pass `every_epochs=1, max_samples=None`.
+    callback recomputes them, by default every 20 steps, from the activations of the
+    last training steps: two to two and a half samples per unit, at least 1,000. Until
+    there are two samples per unit, the penalty is left out; its beginning is printed,
+    and a warning if training ends before.
 
-    For each layer it logs two figures from the last refresh: `<layer name>_exponent`,
-    and `<layer name>_staleness`, the share of the penalty that the previous basis no
-    longer showed, between 0 and 1, NaN at the first refresh. A network can satisfy the
+    Given data, it passes some of them through the model in inference mode instead, by
+    default at the start of every epoch and every 20 steps within it. For the paper's
+    schedule, every epoch on all examples, pass `x, every_epochs=1, max_samples=None`.
+
+    For each layer it logs three figures from the last refresh, NaN before the first:
+    `<layer name>_exponent`; `<layer name>_penalty`, that of the measured spectrum,
+    which unlike the loss does not depend on the batch size; and `<layer
+    name>_staleness`, the share of it that the previous basis no longer showed, between
+    0 and 1, NaN at the first refresh. A network can satisfy the
     penalty in a stale basis while its true spectrum stays the same. The callback warns
     if, for at least 200 steps and five refreshes, the staleness stayed above one half
     and the exponent came no closer to α. List the callback before `CSVLogger` and
     `TensorBoard`, so that they see these logs.
 
     Args:
-        x: The training data; see `measure_spectrum()`.
+        x: Training data to measure on; see `measure_spectrum()`. Defaults to `None`:
+            the activations of the training steps.
         every_epochs: Refresh at the start of every `every_epochs`-th epoch, and at no
             other time; at least 1. Defaults to `None`.
         every_steps: Refresh every `every_steps` optimizer steps, and at no other time;
             at least 1. At most one of the two may be given. Defaults to `None`.
-        max_samples: Maximum number of examples per refresh: from an array, a new random
-            choice each time. A data set is read once an epoch, random batches of a
-            `PyDataset` or the first examples of another, which are kept in memory for
+        max_samples: Maximum number of examples of `x` per refresh: from an array, a new
+            random choice each time. A data set is read once an epoch, random batches of
+            a `PyDataset` or the first examples of another, which are kept in memory for
             the epoch, unless they take more than a quarter of what is available. Of a
             `tf.data.Dataset` with `cache(filename)`, which may not be read while
             `fit()` writes the file, the examples read before training are kept to its
@@ -70,17 +67,19 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         batch_size: Examples per forward pass, for arrays. Defaults to 1024.
         seed: Seed of the random choices. Defaults to 0.
         backup_dir: Directory for the state that `keras.callbacks.BackupAndRestore` does
-            not save: the eigenbasis, and when the next one is due. It is written at the
-            end of every epoch and removed after training. Interrupted training that
-            resumes at the end of an epoch then takes the same course as uninterrupted
-            training; without `backup_dir`, it resumes with a refresh. Pass the same
-            directory to both callbacks, and list this one first. Defaults to `None`.
+            not save: eigenbasis, latest activations, and when the next basis is due. It
+            is written at the end of every epoch and removed after training. Interrupted
+            training that resumes at the end of an epoch then takes the same course as
+            uninterrupted training; without `backup_dir`, it resumes like one that
+            begins. Pass the same directory to both callbacks, and list this one first.
+            Defaults to `None`.
         verbose: `"auto"` shows progress when a refresh is slow, unless `fit()` is
             silent; 0 never, 1 always. Defaults to `"auto"`.
 
     Raises:
-        ValueError: If an argument is invalid; before the first training step, as
-            `refresh_eigenbasis()`.
+        ValueError: If an argument is invalid; at the first refresh, as
+            `refresh_eigenbasis()`. A layer whose activations become degenerate later
+            keeps its last basis, with a warning.
 
     Example: see `SpectralActivityRegularizer`.
 
@@ -115,10 +114,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             )
         examples = None if max_samples == "auto" else max_samples
         validate_sampling(batch_size, examples, seed)
-        self.x = x
-        self.max_samples = max_samples
-        self.batch_size = batch_size
-        self.seed = seed
+        self.source: Source = (
+            TrainingSteps() if x is None else Data(x, max_samples, batch_size, seed)
+        )
         self.backup = None if backup_dir is None else BasisBackup(Path(backup_dir))
         self.verbose = validate_verbose(verbose)
         self.renewals: dict[str, Renewal] = {}
@@ -139,26 +137,21 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self._steps = 0  # in finished epochs
         self._steps_in_epoch = 0
         self._last_refresh: int | None = None
-        self._sample = EpochSample()
-        if self.x is None:
-            open_windows(self.model)
+        self.source.begin(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._steps_in_epoch = 0
-        self._sample.begin_epoch()
-        if (starts := self._last_refresh is None) and self.backup is not None:
+        starts = self._last_refresh is None
+        if starts and self.backup is not None:
             # By now, BackupAndRestore has restored the weights.
             self._restore(self.backup)
-        if starts and self.x is not None:
-            self._data()  # before `fit()` opens a data set that it must read alone
+        self.source.begin_epoch(self._refreshes, is_first=starts)
         if self.schedule.due_at_epoch(epoch, self._last_refresh):
             self._refresh(self._steps)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         step = self._steps + batch
-        if self.schedule.due_at_step(step, self._last_refresh) or (
-            self.x is None and self._last_refresh is None
-        ):
+        if self.schedule.due_at_step(step, self._last_refresh):
             self._refresh(step)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -178,7 +171,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             self._back_up(self.backup)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._sample = EpochSample()  # frees its memory
+        self.source.end()
         if self.backup is not None:
             self.backup.remove()
         if self._last_refresh is None and self._steps:
@@ -187,18 +180,11 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     def _refresh(self, step: int) -> None:
         is_first = self._last_refresh is None
         silent = self.verbose == "auto" and not (self.params or {}).get("verbose", 1)
-        if self.x is None:
-            renewals = renew_from_windows(self.model, keeps_degenerate=not is_first)
-        else:
-            renewals = renew_from_data(
-                self.model,
-                self._data(),
-                max_samples=self._samples(),
-                batch_size=self.batch_size,
-                seed=self.seed + self._refreshes,
-                verbose=0 if silent else self.verbose,
-                keeps_degenerate=not is_first,
-            )
+        renewals = self.source.renew(
+            self._refreshes,
+            keeps_degenerate=not is_first,
+            verbose=0 if silent else self.verbose,
+        )
         if renewals is None:  # not enough samples yet
             return
         self.renewals |= renewals
@@ -232,25 +218,6 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             "know that it trains: pass `training` on to it in the model's `call()`.",
             stacklevel=2,
         )
-
-    def _data(self) -> Any:
-        seed = self.seed + self._refreshes
-        return self._sample.draw(self.model, self.x, self._samples(), seed)
-
-    def _samples(self) -> int | None:
-        if self.max_samples != "auto":
-            return self.max_samples
-        widest = 0
-        for layer in layers_with_basis(self.model):
-            regularizer = layer.activity_regularizer
-            if regularizer.basis is not None:
-                units = regularizer.basis.shape[0]
-            else:
-                units = output_units(layer, regularizer.reduction)
-            if units is None:  # unknown until the layer has been called
-                return FEWEST_EXAMPLES if is_endless(self.x) else None
-            widest = max(widest, units)
-        return max(FEWEST_EXAMPLES, EXAMPLES_PER_UNIT * widest)
 
     def _back_up(self, backup: BasisBackup) -> None:
         layers = layers_with_basis(self.model)

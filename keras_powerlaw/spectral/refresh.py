@@ -47,12 +47,18 @@ def refresh_eigenbasis(
     regularized layer, accumulated batch by batch in float64. LAPACK decomposes it,
     outside any compiled program.
 
+    Without data, Σ is that of the activations in the latest training steps, in float32.
+    The first call, which must come before such a step is compiled, makes them keep
+    their activations. Until there are two samples per unit, nothing is renewed, and
+    training goes on without the penalty.
+
     Call it on the model that you train or evaluate: after loading a saved model, or
     in a custom training loop. Within `fit()`, use `EigenbasisRefresh`.
 
     Args:
         model: A model with at least one `SpectralActivityRegularizer`.
-        x: The training data; see `measure_spectrum()`.
+        x: The training data; see `measure_spectrum()`. Defaults to `None`: the
+            activations of training steps.
         max_samples: Maximum number of examples: a random choice from an array, random
             batches of a `PyDataset`, the first ones of another data set. Defaults to
             all, which an endless data set does not allow.
@@ -62,8 +68,9 @@ def refresh_eigenbasis(
             Defaults to `"auto"`.
 
     Returns:
-        The measured `Spectrum` of each regularized layer, by layer name. Its exponent
-        is fitted from n = τ + 1 to n = 500 or the spectrum's end.
+        The measured `Spectrum` of each regularized layer, by layer name; empty if there
+        are too few activations yet. Its exponent is fitted from n = τ + 1 to n = 500 or
+        the spectrum's end.
 
     Raises:
         ValueError: If no layer is regularized, or two share one regularizer; if τ is

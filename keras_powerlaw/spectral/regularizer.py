@@ -80,7 +80,7 @@ class SpectralActivityRegularizer(
     Give it to any layer as `activity_regularizer`, a new object for each layer. The
     penalty is eq. (2) at any batch size: it is a separate term in `model.losses`, and
     calling the regularizer returns zero. A batch of one sample has no covariance and is
-    not penalized.
+    not penalized; one of fewer than 16 takes λ_τ from the last refresh.
 
     Args:
         alpha: Exponent α of the target, at least 0. Defaults to 1.
@@ -124,7 +124,7 @@ class SpectralActivityRegularizer(
     model.compile("adam", loss)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(500, 20)), rng.integers(10, size=500)
-    model.fit(x, y, epochs=2, callbacks=[kp.EigenbasisRefresh(x)], verbose=0)
+    model.fit(x, y, epochs=2, callbacks=[kp.EigenbasisRefresh()], verbose=0)
     ```
 
     Reference:

@@ -16,7 +16,7 @@ DEFAULT_EVERY_STEPS = 20
 class Schedule:
     """Refreshes at the start of epochs, at an interval of steps, or both.
 
-    Training always begins with a refresh, before its first epoch or its first step.
+    The first refresh is due at once, before the first epoch or the first step.
 
     Attributes:
         every_epochs: Refresh at the start of every `every_epochs`-th epoch, or of no
@@ -44,9 +44,9 @@ class Schedule:
 
     @property
     def of_windows(self) -> Schedule:
-        """The same for a basis from training steps: the first refresh waits for them.
+        """The same for a basis from training steps, where epochs make no difference.
 
-        The start of an epoch is then a step like any other, unless it was asked for.
+        Unless refreshes at their start are all that was asked for.
         """
         if self.every_steps is not None:
             return Schedule(every_epochs=None, every_steps=self.every_steps)
@@ -65,6 +65,6 @@ class Schedule:
 
     def due_at_step(self, step: int, last_refresh: int | None) -> bool:
         """Whether to refresh before a step, counted from the start of training."""
-        return self.every_steps is not None and (
-            last_refresh is None or step - last_refresh >= self.every_steps
+        return last_refresh is None or (
+            self.every_steps is not None and step - last_refresh >= self.every_steps
         )

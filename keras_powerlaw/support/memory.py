@@ -7,6 +7,14 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+# `syevd` needs a work space of 1 + 6N + 2N² numbers.
+MOST_UNITS = 32_766
+_NARROWER = (
+    "Where the activity has positions (images, sequences), pass "
+    '`reduction="channels"` or `reduction="mean"`, which make its channels the units; '
+    "else choose a narrower layer."
+)
+
 
 def needed_bytes(units: Iterable[int]) -> int:
     """Peak memory of the covariances and eigenvectors of some layers, in bytes.
@@ -34,13 +42,23 @@ def available_bytes() -> int | None:
 
 
 def require_memory(layers: Sequence[tuple[str, int]]) -> None:
-    """Raises a `ValueError` if there is too little memory to measure `layers` together.
+    """Raises a `ValueError` if `layers` can't be measured together.
+
+    There may be too little memory for them, or one may be too wide for LAPACK, of which
+    SciPy would tell only after all the work.
 
     Args:
         layers: The name and the number of units of each.
     """
     if not layers:
         return
+    for name, units in layers:
+        if units > MOST_UNITS:
+            raise ValueError(
+                f"Too wide for LAPACK: layer '{name}'. Expected at most {MOST_UNITS:,} "
+                f"units, since its work space is addressed with 32 bits. Received: "
+                f"{units:,} units. {_NARROWER}"
+            )
     needed, available = needed_bytes(units for _, units in layers), available_bytes()
     if available is None or needed <= available:
         return
@@ -48,10 +66,7 @@ def require_memory(layers: Sequence[tuple[str, int]]) -> None:
     raise ValueError(
         f"Too wide for the memory: layer{'s' * (len(layers) > 1)} {names}. Expected "
         f"covariances and eigenvectors of at most {available / 2**30:,.1f} GiB, which "
-        f"are available. Received: about {needed / 2**30:,.1f} GiB. Where the activity "
-        'has positions (images, sequences), pass `reduction="channels"` or '
-        '`reduction="mean"`, which make its channels the units; else choose a narrower '
-        "layer."
+        f"are available. Received: about {needed / 2**30:,.1f} GiB. {_NARROWER}"
     )
 
 

@@ -1,0 +1,119 @@
+"""Where `EigenbasisRefresh` takes the eigenbasis from: training steps, or data."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import keras
+
+from keras_powerlaw.spectral.layers import layers_with_basis
+from keras_powerlaw.spectral.refresh import (
+    open_windows,
+    renew_from_data,
+    renew_from_windows,
+)
+from keras_powerlaw.spectral.renewal import Renewal
+from keras_powerlaw.support.batches import is_endless
+from keras_powerlaw.support.samples import EpochSample
+from keras_powerlaw.support.types import Verbose
+from keras_powerlaw.support.units import output_units
+
+# Enough examples for the penalty to change the true spectrum; docs/benchmarks.md
+# compares more and fewer.
+EXAMPLES_PER_UNIT = 5
+FEWEST_EXAMPLES = 2000  # narrow layers benefit from more, at no cost
+
+
+class Source(Protocol):
+    """What the callback tells a source in the course of a training."""
+
+    def begin(self, model: keras.Model) -> None:
+        """Training begins."""
+
+    def begin_epoch(self, index: int, is_first: bool) -> None:
+        """An epoch begins, after `index` refreshes."""
+
+    def end(self) -> None:
+        """Training ends."""
+
+    def renew(
+        self, index: int, keeps_degenerate: bool, verbose: Verbose
+    ) -> dict[str, Renewal] | None:
+        """Performs refresh number `index`; None if it is too early for one."""
+
+
+class TrainingSteps:
+    """The activations of the latest training steps."""
+
+    def begin(self, model: keras.Model) -> None:
+        self._model = model
+        open_windows(model)
+
+    def begin_epoch(self, index: int, is_first: bool) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+    def renew(
+        self, index: int, keeps_degenerate: bool, verbose: Verbose
+    ) -> dict[str, Renewal] | None:
+        return renew_from_windows(self._model, keeps_degenerate)
+
+
+class Data:
+    """Forward passes over data; the arguments are those of `EigenbasisRefresh`."""
+
+    def __init__(
+        self,
+        x: Any,
+        max_samples: int | Literal["auto"] | None,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self._x = x
+        self._max_samples = max_samples
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def begin(self, model: keras.Model) -> None:
+        self._model = model
+        self._sample = EpochSample()
+
+    def begin_epoch(self, index: int, is_first: bool) -> None:
+        self._sample.begin_epoch()
+        if is_first:  # before `fit()` opens a data set that it must read alone
+            self._draw(index)
+
+    def end(self) -> None:
+        self._sample = EpochSample()  # frees its memory
+
+    def renew(
+        self, index: int, keeps_degenerate: bool, verbose: Verbose
+    ) -> dict[str, Renewal] | None:
+        return renew_from_data(
+            self._model,
+            self._draw(index),
+            max_samples=self._count(),
+            batch_size=self._batch_size,
+            seed=self._seed + index,
+            verbose=verbose,
+            keeps_degenerate=keeps_degenerate,
+        )
+
+    def _draw(self, index: int) -> Any:
+        return self._sample.draw(
+            self._model, self._x, self._count(), self._seed + index
+        )
+
+    def _count(self) -> int | None:
+        if self._max_samples != "auto":
+            return self._max_samples
+        widest = 0
+        for layer in layers_with_basis(self._model):
+            regularizer = layer.activity_regularizer
+            units = output_units(layer, regularizer.reduction) or regularizer.units
+            if units is None:  # unknown until the layer has been called
+                return FEWEST_EXAMPLES if is_endless(self._x) else None
+            widest = max(widest, units)
+        return max(FEWEST_EXAMPLES, EXAMPLES_PER_UNIT * widest)
