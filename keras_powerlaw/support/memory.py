@@ -52,15 +52,9 @@ def require_memory(layers: Sequence[tuple[str, int]]) -> None:
     """
     if not layers:
         return
-    for name, units in layers:
-        if units > MOST_UNITS:
-            raise ValueError(
-                f"Too wide for LAPACK: layer '{name}'. Expected at most {MOST_UNITS:,} "
-                f"units, since its work space is addressed with 32 bits. Received: "
-                f"{units:,} units. {_NARROWER}"
-            )
     needed, available = needed_bytes(units for _, units in layers), available_bytes()
     if available is None or needed <= available:
+        _require_lapack(layers)
         return
     names = ", ".join(f"'{name}' ({units:,} units)" for name, units in layers)
     raise ValueError(
@@ -68,6 +62,16 @@ def require_memory(layers: Sequence[tuple[str, int]]) -> None:
         f"covariances and eigenvectors of at most {available / 2**30:,.1f} GiB, which "
         f"are available. Received: about {needed / 2**30:,.1f} GiB. {_NARROWER}"
     )
+
+
+def _require_lapack(layers: Sequence[tuple[str, int]]) -> None:
+    for name, units in layers:
+        if units > MOST_UNITS:
+            raise ValueError(
+                f"Too wide for LAPACK: layer '{name}'. Expected at most {MOST_UNITS:,} "
+                f"units, since its work space is addressed with 32 bits. Received: "
+                f"{units:,} units. {_NARROWER}"
+            )
 
 
 def _system_memory() -> int | None:
