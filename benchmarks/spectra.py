@@ -89,6 +89,7 @@ class Spectra:
                 **result,
                 **report,
                 "eigenvalues": rounded(spectrum.eigenvalues, 6),
+                "floor": rounded(spectrum.floor, 6),
             }
 
         settings = {"name": label, "schedule": schedule, "seed": seed, **settings}
@@ -105,7 +106,7 @@ def draw(results):
     figure = Figure(figsize=(8.4, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     spectra = {
-        label: [kp.Spectrum(run["eigenvalues"]) for run in runs]
+        label: [kp.Spectrum(run["eigenvalues"], floor=run.get("floor")) for run in runs]
         for label, runs in results.items()
     }
     kp.plot_spectrum(spectra, left, tau=PENALTY["tau"])

@@ -142,7 +142,8 @@ class TestSpectrum:
             ),
             (
                 {"a": power_law(units=9)},
-                "Expected at least 10 eigenvalues above zero, .* spectra=9 for label",
+                "Expected at least 10 eigenvalues above rounding errors, .* "
+                "spectra=9 for label",
             ),
         ],
     )

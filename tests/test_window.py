@@ -109,7 +109,7 @@ class TestDecomposition:
         samples = samples.astype("float32")
         sigma = np.cov(samples.astype("float64"), rowvar=False)
         expected = np.linalg.eigvalsh(sigma)[::-1]
-        found = decompose_samples(ops.convert_to_tensor(samples), on_host)
+        found = decompose_samples(ops.convert_to_tensor(samples), on_host=on_host)
         np.testing.assert_allclose(found.eigenvalues, expected, atol=2e-6)
         basis = to_numpy(found.eigenvectors)
         np.testing.assert_allclose(basis.T @ basis, np.eye(60), atol=1e-5)
@@ -129,7 +129,7 @@ class TestDecomposition:
         samples = np.ones((40, 5), "float32")
         samples[3, 2] = bad
         with pytest.raises(Degenerate, match="NaN or infinity"):
-            decompose_samples(ops.convert_to_tensor(samples), on_host)
+            decompose_samples(ops.convert_to_tensor(samples), on_host=on_host)
 
 
 class TestBasisFromTraining:

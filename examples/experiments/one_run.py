@@ -93,6 +93,7 @@ def measure(model, hidden, settings, data):
                 "dimension_90": spectrum.dimension_90,
                 "participation_ratio": spectrum.participation_ratio,
                 "eigenvalues": rounded(spectrum.eigenvalues, 6),
+                "floor": rounded(spectrum.floor, 6),
             }
             for name, spectrum in spectra.items()
         },

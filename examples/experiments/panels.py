@@ -90,9 +90,12 @@ def _by_label(results, value):
 
 
 def _draw_spectra(results, layer, ax):
-    spectra = _by_label(
-        results, lambda result: kp.Spectrum(result["spectra"][layer]["eigenvalues"])
-    )
+
+    def spectrum(result):
+        found = result["spectra"][layer]
+        return kp.Spectrum(found["eigenvalues"], floor=found.get("floor"))
+
+    spectra = _by_label(results, spectrum)
     taus = {result["settings"]["tau"] for result in results} - {None}
     kp.plot_spectrum(spectra, ax, tau=min(taus, default=10))
     ax.set_title(f"hidden layer {layer.removeprefix('hidden')}")

@@ -36,7 +36,8 @@ def plot_spectrum(
 
     The components that the regularizer leaves free, n < τ, are shaded. A star
     marks the number of components that carry 90 % of the variance, and the legend
-    gives the fitted exponent. Eigenvalues that are numerically zero are left out.
+    gives the fitted exponent. Eigenvalues at or below `Spectrum.floor`, rounding
+    errors, are left out.
 
     Args:
         spectra: One `Spectrum`, or a dictionary from label to `Spectrum`. Several
@@ -52,8 +53,8 @@ def plot_spectrum(
 
     Raises:
         ValueError: If `tau` is not an integer of at least 1, if a spectrum has fewer
-            than `tau` eigenvalues above zero, or if the spectra under one label differ
-            in length.
+            than `tau` eigenvalues above its floor, or if the spectra under one label
+            differ in length.
         ImportError: If Matplotlib is missing.
 
     Example:
@@ -128,8 +129,8 @@ def _log_curves(
         if run.rank < first:
             raise invalid_value(
                 "spectra",
-                f"at least {first} eigenvalues above zero, for a curve relative to "
-                f"the one at n = {first}",
+                f"at least {first} eigenvalues above rounding errors, for a curve "
+                f"relative to the one at n = {first}",
                 f"{run.rank} for label {label!r}",
             )
     n = np.arange(1, lengths.pop() + 1)

@@ -59,6 +59,7 @@ class BasisBackup:
                 arrays[f"basis{index}"] = regularizer.eigenbasis.to_float32()
                 arrays[f"eigenvalues{index}"] = renewal.spectrum.eigenvalues
                 arrays[f"fit_range{index}"] = renewal.spectrum.fit_range
+                arrays[f"floor{index}"] = renewal.spectrum.floor
                 arrays[f"staleness{index}"] = renewal.staleness
                 arrays[f"penalty{index}"] = renewal.penalty
             if regularizer.window is not None:
@@ -123,9 +124,14 @@ def _restore_basis(
 ) -> Renewal | None:
     if f"basis{index}" not in arrays:
         return None
-    spectrum = Spectrum(arrays[f"eigenvalues{index}"], arrays[f"fit_range{index}"])
+    # Files of version 0.1 have neither floor nor penalty.
+    floor = arrays.get(f"floor{index}")
+    spectrum = Spectrum(
+        arrays[f"eigenvalues{index}"],
+        arrays[f"fit_range{index}"],
+        None if floor is None else float(floor),
+    )
     anchor = float(spectrum.eigenvalues[regularizer.tau - 1])
     regularizer.eigenbasis.assign(arrays[f"basis{index}"], anchor)
-    # Files of version 0.1 have no penalty.
     penalty = arrays.get(f"penalty{index}", np.nan)
     return Renewal(spectrum, float(arrays[f"staleness{index}"]), float(penalty))

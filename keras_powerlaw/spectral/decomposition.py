@@ -9,18 +9,28 @@ import scipy.linalg
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.spectral.covariance import Degenerate
+from keras_powerlaw.spectral.covariance import (
+    Degenerate,
+    epsilon_of,
+    rounding_floor,
+)
 from keras_powerlaw.spectral.penalty import projected_variances
 from keras_powerlaw.spectral.renewal import Decomposition
 from keras_powerlaw.support.types import Tensor
 from keras_powerlaw.support.variables import is_on_host
 
+# In float32, an eigenvalue has an error of a few rounding errors of the largest one.
+EIGENVALUE_ERRORS = 8
 
-def decompose_samples(samples: Tensor, on_host: bool | None = None) -> Decomposition:
+
+def decompose_samples(
+    samples: Tensor, computed_in: str = "float32", on_host: bool | None = None
+) -> Decomposition:
     """Decomposes the covariance of samples in float32, the precision of the penalty.
 
     Args:
         samples: Tensor of shape `(samples, units)`, float32.
+        computed_in: Dtype in which a layer computed them. Defaults to `"float32"`.
         on_host: Whether to use LAPACK (`ssyrk`, `ssyevd`) on the host, or the backend's
             functions where the samples are. Defaults to `None`: where they are.
 
@@ -37,8 +47,15 @@ def decompose_samples(samples: Tensor, on_host: bool | None = None) -> Decomposi
     ascending, vectors = (_on_host if on_host else _on_device)(samples)
     # Rounding can leave eigenvalues of a singular covariance slightly below zero.
     eigenvalues = np.maximum(ascending[::-1], 0)
+    count, units = samples.shape
+    largest = float(ops.max(ops.mean(ops.square(samples), axis=0)))
+    epsilon = max(epsilon_of(computed_in), epsilon_of("float32"))
+    floor = max(
+        rounding_floor(epsilon, largest, units, count),
+        EIGENVALUE_ERRORS * epsilon_of("float32") * float(eigenvalues[0]),
+    )
     return Decomposition(
-        eigenvalues, vectors, functools.partial(projected_variances, samples)
+        eigenvalues, vectors, floor, functools.partial(projected_variances, samples)
     )
 
 

@@ -65,7 +65,8 @@ def measure_spectrum(
             `SpectralActivityRegularizer`, and use the same as for the layer's
             regularizer. Defaults to `"flatten"`.
         fit_range: `(first, last)`, 1-based and inclusive: the eigenvalues to which the
-            exponent is fitted. Defaults to `(11, 500)`, cut off at the spectrum's end.
+            exponent is fitted. Defaults to `(11, 500)`, cut off where eigenvalues are
+            rounding error.
         max_samples: Maximum number of examples: a random choice from an array, random
             batches of a `PyDataset`, the first ones of another data set. Defaults to
             all, which an endless data set does not allow.
@@ -76,7 +77,7 @@ def measure_spectrum(
 
     Returns:
         A `Spectrum`, with `.eigenvalues`, `.exponent`, `.exponent_interval`,
-        `.fit_range`, `.dimension_90` and `.participation_ratio`.
+        `.fit_range`, `.floor`, `.dimension_90` and `.participation_ratio`.
 
     Raises:
         ValueError: If there is no such layer or reduction; if `x` is empty, does not
@@ -120,7 +121,7 @@ def measure_spectrum(
         progress=Progress("Spectrum", validate_verbose(verbose)),
     )
     eigenvalues, _ = eigendecomposition(statistics.covariance())
-    return Spectrum(eigenvalues, fit_range)
+    return Spectrum(eigenvalues, fit_range, statistics.floor())
 
 
 def stream_covariances(
@@ -147,7 +148,7 @@ def stream_covariances(
     require_memory(widths)
     converts = [functools.partial(_to_array, reduction=each) for each in reductions]
     batches, total = input_batches(model, x, batch_size, max_samples, seed)
-    statistics = [StreamingCovariance() for _ in layers]
+    statistics = [StreamingCovariance(layer.compute_dtype) for layer in layers]
     examples = 0
     for index, batch in enumerate(batches):
         if index == 0:

@@ -6,13 +6,12 @@ import inspect
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
 from keras_powerlaw.spectral.basis import creating_state
 from keras_powerlaw.spectral.covariance import (
     Degenerate,
+    StreamingCovariance,
     eigendecomposition,
     variances_along,
 )
@@ -145,15 +144,17 @@ def renew_from_data(
         )
     except Degenerate as error:
         return renew_layers(model, layers, [error] * len(layers), keeps_degenerate)
-    found = [_decompose_covariance(running.covariance()) for running in statistics]
+    found = [_decompose(running) for running in statistics]
     return renew_layers(model, layers, found, keeps_degenerate)
 
 
-def _decompose_covariance(sigma: NDArray[np.float64]) -> Decomposition:
+def _decompose(statistics: StreamingCovariance) -> Decomposition:
+    sigma = statistics.covariance()
     eigenvalues, eigenvectors = eigendecomposition(sigma)
     return Decomposition(
         eigenvalues,
         eigenvectors,
+        statistics.floor(),
         lambda basis: variances_along(sigma, ops.convert_to_numpy(basis)),
     )
 
@@ -243,7 +244,7 @@ def renew_from_windows(
     found: list[Decomposition | Degenerate] = []
     for layer, window in zip(layers, windows, strict=True):
         try:
-            found.append(decompose_samples(window.samples()))
+            found.append(decompose_samples(window.samples(), layer.compute_dtype))
         except Degenerate as error:
             found.append(Degenerate(f"Layer '{layer.name}': {error}"))
     return renew_layers(model, layers, found, keeps_degenerate)

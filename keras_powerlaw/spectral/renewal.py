@@ -54,12 +54,14 @@ class Decomposition:
     Attributes:
         eigenvalues: Array of shape `(units,)`, largest first.
         eigenvectors: Array or tensor of shape `(units, units)`, one per column.
+        floor: Variance at or below which an eigenvalue is rounding error.
         variances_along: Returns the variances along some directions, `(directions,)`,
             given a tensor of shape `(units, directions)`.
     """
 
     eigenvalues: NDArray[np.floating]
     eigenvectors: Any
+    floor: float
     variances_along: Callable[[Tensor], Tensor]
 
 
@@ -110,23 +112,26 @@ def renew_layers(
 
 def _renewal(layer: keras.layers.Layer, found: Decomposition) -> Renewal:
     regularizer = layer.activity_regularizer
-    spectrum = _spectrum(layer, found.eigenvalues)
+    spectrum = _spectrum(layer, found.eigenvalues, found.floor)
     tail = spectrum.eigenvalues[regularizer.tau - 1 :].astype("float32")
     penalty = float(penalty_of_variances(regularizer, ops.convert_to_tensor(tail)))
     return Renewal(spectrum, _staleness(regularizer, found, tail, penalty), penalty)
 
 
-def _spectrum(layer: keras.layers.Layer, eigenvalues: NDArray[np.floating]) -> Spectrum:
+def _spectrum(
+    layer: keras.layers.Layer, eigenvalues: NDArray[np.floating], floor: float
+) -> Spectrum:
     """The spectrum of a layer, with its exponent fitted from n = τ + 1."""
     regularizer = layer.activity_regularizer
     validate_width(regularizer, len(eigenvalues))
-    spectrum = Spectrum(eigenvalues.astype("float64"))
+    spectrum = Spectrum(eigenvalues.astype("float64"), floor=floor)
     if spectrum.rank < regularizer.tau:
         raise Degenerate(
             f"The activations of layer '{layer.name}' vary in only "
-            f"{spectrum.rank} of {len(eigenvalues)} directions: most units are "
-            "constant (dead or saturated), or there are too few examples. The "
-            f"penalty needs at least tau={regularizer.tau}."
+            f"{spectrum.rank} of {len(eigenvalues)} directions by more than rounding "
+            "errors: most units are constant (dead or saturated) or repeat others, or "
+            f"there are too few examples. The penalty needs at least "
+            f"tau={regularizer.tau}."
         )
     last = min(500, spectrum.rank)
     if regularizer.tau + 1 < last:

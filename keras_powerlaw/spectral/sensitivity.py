@@ -76,8 +76,7 @@ def sensitivity_maps(
             batches in the same order each time.
         layer: A layer of the model, or its name.
         components: The indices n, 1-based, strictly increasing, and at most the number
-            of eigenvalues that are not numerically zero. Defaults to
-            `(1, 2, 5, 10, 50, 100)`.
+            of eigenvalues above rounding errors. Defaults to `(1, 2, 5, 10, 50, 100)`.
         reduction: How an output with more than two dimensions is divided into samples
             and units: `"flatten"`, `"channels"` or `"mean"`; see
             `SpectralActivityRegularizer`. M above is the number of samples. Defaults to
@@ -138,12 +137,12 @@ def sensitivity_maps(
         progress=Progress("Sensitivity, covariance", verbose),
     )
     eigenvalues, eigenvectors = eigendecomposition(statistics.covariance())
-    rank = Spectrum(eigenvalues).rank
+    rank = Spectrum(eigenvalues, floor=statistics.floor()).rank
     if indices[-1] > rank:
         raise invalid_value(
             "components",
-            f"indices of at most {rank}, the number of eigenvalues that are not "
-            "numerically zero",
+            f"indices of at most {rank}, the number of eigenvalues above rounding "
+            "errors",
             components,
         )
     chosen = np.array(indices) - 1

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.arguments import invalid_value, validate_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,11 @@ class Spectrum:
         eigenvalues: Array of shape `(units,)`, variances, largest first.
         fit_range: `(first, last)`, 1-based and inclusive: the eigenvalues to which the
             exponent is fitted. Defaults to `(11, 500)` (Stringer et al. 2019), cut off
-            at the last eigenvalue that is not numerically zero.
+            at the last eigenvalue above `floor`.
+        floor: Variance at or below which an eigenvalue is rounding error: it counts
+            neither for `rank` nor for `exponent`. Measured spectra have that of the
+            layer's activations. At least, and by default, that of float64, λ₁ · units ·
+            2.2e-16.
 
     Example:
 
@@ -37,6 +41,7 @@ class Spectrum:
 
     eigenvalues: NDArray[np.float64]
     fit_range: tuple[int, int] | None = None
+    floor: float | None = None
 
     def __post_init__(self) -> None:
         eigenvalues = np.asarray(self.eigenvalues, dtype="float64")
@@ -54,6 +59,10 @@ class Spectrum:
                 self.eigenvalues,
             )
         object.__setattr__(self, "eigenvalues", eigenvalues)
+        floor = float(eigenvalues[0] * len(eigenvalues) * np.finfo("float64").eps)
+        if self.floor is not None:
+            floor = max(floor, validate_number("floor", self.floor))
+        object.__setattr__(self, "floor", floor)
         if self.fit_range is None:
             fit_range = (11, max(11, min(500, self.rank)))
         else:
@@ -62,9 +71,8 @@ class Spectrum:
 
     @property
     def rank(self) -> int:
-        """Number of eigenvalues that are not numerically zero."""
-        floor = self.eigenvalues[0] * len(self.eigenvalues) * np.finfo("float64").eps
-        return int(np.sum(self.eigenvalues > floor))
+        """Number of eigenvalues above `floor`."""
+        return int(np.sum(self.eigenvalues > cast(float, self.floor)))
 
     @property
     def exponent(self) -> float:
@@ -72,7 +80,7 @@ class Spectrum:
 
         Least squares of log λₙ on log n with weights 1/n, so that every octave of n
         counts equally (Stringer et al. 2019). NaN if fewer than three eigenvalues in
-        the range are above zero.
+        the range are above `floor`.
         """
         return self._fit[0]
 
@@ -90,7 +98,7 @@ class Spectrum:
     @cached_property
     def _fit(self) -> tuple[float, tuple[float, float]]:
         first, last = cast(tuple[int, int], self.fit_range)
-        return fit_power_law(self.eigenvalues, first, last)
+        return fit_power_law(self.eigenvalues, first, min(last, self.rank))
 
     @property
     def dimension_90(self) -> int:
