@@ -12,7 +12,7 @@ import keras
 
 from keras_powerlaw.spectral.backup import BasisBackup, CallbackState
 from keras_powerlaw.spectral.basis import renewing
-from keras_powerlaw.spectral.layers import layers_with_basis
+from keras_powerlaw.spectral.layers import named_layers
 from keras_powerlaw.spectral.refresh import discard_unknown_bases
 from keras_powerlaw.spectral.renewal import NO_RENEWAL, Renewal
 from keras_powerlaw.spectral.schedule import Schedule
@@ -43,7 +43,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     `<layer name>_exponent`; `<layer name>_penalty`, that of the measured spectrum,
     which unlike the loss does not depend on the batch size; and `<layer
     name>_staleness`, the share of it that the previous basis no longer showed, between
-    0 and 1, NaN at the first refresh. A network can satisfy the
+    0 and 1, NaN at the first refresh. Layers of equal names are logged by their paths,
+    `tower/hidden_exponent`. A network can satisfy the
     penalty in a stale basis while its true spectrum stays the same. The callback warns
     if, for at least 200 steps and five refreshes, the staleness stayed above one half
     and the exponent came no closer to α. List the callback before `CSVLogger` and
@@ -124,12 +125,12 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def spectra(self) -> dict[str, Spectrum]:
-        """The spectra that the last refresh measured, by layer name."""
+        """The spectra that the last refresh measured, by layer name or path."""
         return {name: each.spectrum for name, each in self.renewals.items()}
 
     @property
     def staleness(self) -> dict[str, float]:
-        """The staleness that the last refresh found, by layer name."""
+        """The staleness that the last refresh found, by layer name or path."""
         return {name: each.staleness for name, each in self.renewals.items()}
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -162,11 +163,11 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         self._steps += self._steps_in_epoch
         if logs is not None:
-            for layer in layers_with_basis(self.model):
-                renewal = self.renewals.get(layer.name, NO_RENEWAL)
-                logs[f"{layer.name}_exponent"] = renewal.spectrum.exponent
-                logs[f"{layer.name}_staleness"] = renewal.staleness
-                logs[f"{layer.name}_penalty"] = renewal.penalty
+            for name in named_layers(self.model):
+                renewal = self.renewals.get(name, NO_RENEWAL)
+                logs[f"{name}_exponent"] = renewal.spectrum.exponent
+                logs[f"{name}_staleness"] = renewal.staleness
+                logs[f"{name}_penalty"] = renewal.penalty
         if self.backup is not None:
             self._back_up(self.backup)
 
@@ -192,16 +193,13 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self._last_refresh = step
         if is_first and step and not silent and self.verbose != 0:
             print(f"\nThe spectral penalty begins with step {step + 1}.", flush=True)
-        for layer in layers_with_basis(self.model):
-            if layer.name in renewals:
-                self._watch(layer, step, renewals[layer.name])
-
-    def _watch(self, layer: keras.layers.Layer, step: int, renewal: Renewal) -> None:
-        alpha = layer.activity_regularizer.alpha
-        watch = self._watches.setdefault(layer.name, StalenessWatch(alpha))
-        steps = watch.observe(step, renewal.staleness, renewal.spectrum.exponent)
-        if steps is not None:
-            _warn_of_stale_basis(layer.name, alpha, steps, renewal)
+        layers = named_layers(self.model)
+        for name, renewal in renewals.items():
+            alpha = layers[name].activity_regularizer.alpha
+            watch = self._watches.setdefault(name, StalenessWatch(alpha))
+            steps = watch.observe(step, renewal.staleness, renewal.spectrum.exponent)
+            if steps is not None:
+                _warn_of_stale_basis(name, alpha, steps, renewal)
 
     def _end_without_basis(self) -> None:
         missing = discard_unknown_bases(self.model)
@@ -220,19 +218,18 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         )
 
     def _back_up(self, backup: BasisBackup) -> None:
-        layers = layers_with_basis(self.model)
         backup.write(
             int(self.model.optimizer.iterations),
             CallbackState(self._steps, self._last_refresh, self._refreshes),
             [
-                (layer.activity_regularizer, self.renewals.get(layer.name))
-                for layer in layers
+                (layer.activity_regularizer, self.renewals.get(name))
+                for name, layer in named_layers(self.model).items()
             ],
         )
 
     def _restore(self, backup: BasisBackup) -> None:
-        layers = layers_with_basis(self.model)
-        regularizers = [layer.activity_regularizer for layer in layers]
+        layers = named_layers(self.model)
+        regularizers = [layer.activity_regularizer for layer in layers.values()]
         with renewing(self.model, [each.eigenbasis for each in regularizers]):
             restored = backup.read(int(self.model.optimizer.iterations), regularizers)
         if restored is not None:
@@ -241,8 +238,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             self._last_refresh = state.last_refresh
             self._refreshes = state.refreshes
             self.renewals = {
-                layer.name: renewal
-                for layer, renewal in zip(layers, renewals, strict=True)
+                name: renewal
+                for name, renewal in zip(layers, renewals, strict=True)
                 if renewal is not None
             }
 

@@ -7,6 +7,7 @@ import keras
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.keras_internals import flatten_layers, strategy_of
+from keras_powerlaw.support.layers import unique_names
 
 
 def regularized_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -31,6 +32,12 @@ def regularized_layers(model: keras.Model) -> list[keras.layers.Layer]:
                 f"the same object for layers '{first.name}' and '{layer.name}'",
             )
     return layers
+
+
+def named_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The layers of `layers_with_basis()` by name, or path where names are equal."""
+    layers = layers_with_basis(model)
+    return dict(zip(unique_names(model, layers), layers, strict=True))
 
 
 def layers_to_renew(model: keras.Model) -> list[keras.layers.Layer]:

@@ -24,7 +24,7 @@ from keras_powerlaw.support.batches import (
     validate_input_shape,
 )
 from keras_powerlaw.support.gradients import no_gradients
-from keras_powerlaw.support.layers import find_layer, observe
+from keras_powerlaw.support.layers import find_layer, observe, unique_names
 from keras_powerlaw.support.memory import require_memory
 from keras_powerlaw.support.progress import Progress
 from keras_powerlaw.support.types import Reduction, Tensor, Verbose
@@ -141,10 +141,11 @@ def stream_covariances(
         One `StreamingCovariance` per layer. A layer that is called several times per
         forward pass contributes the activations of every call.
     """
+    names = unique_names(model, layers)
     widths = []
-    for layer, reduction in zip(layers, reductions, strict=True):
+    for name, layer, reduction in zip(names, layers, reductions, strict=True):
         if (units := output_units(layer, reduction)) is not None:
-            widths.append((layer.name, units))
+            widths.append((name, units))
     require_memory(widths)
     converts = [functools.partial(_to_array, reduction=each) for each in reductions]
     batches, total = input_batches(model, x, batch_size, max_samples, seed)
@@ -160,29 +161,27 @@ def stream_covariances(
         if index == 0:
             require_memory(
                 [
-                    (layer.name, activities[0].shape[1])
-                    for layer, activities in zip(layers, observed, strict=True)
+                    (name, activities[0].shape[1])
+                    for name, activities in zip(names, observed, strict=True)
                     if activities
                 ]
             )
-        for layer, activities, running in zip(
-            layers, observed, statistics, strict=True
-        ):
+        for name, activities, running in zip(names, observed, statistics, strict=True):
             if not activities:
                 raise ValueError(
-                    f"Layer '{layer.name}' was not called by model '{model.name}', so "
+                    f"Layer '{name}' was not called by model '{model.name}', so "
                     "it has no activations to measure."
                 )
             for activity in activities:
                 require_finite(
                     activity,
-                    f"Invalid activations of layer '{layer.name}' on `x`",
+                    f"Invalid activations of layer '{name}' on `x`",
                     "samples",
                     Degenerate,
                 )
                 if running.count and activity.shape[1] != running.units:
                     raise ValueError(
-                        f"The activations of layer '{layer.name}' must have the same "
+                        f"The activations of layer '{name}' must have the same "
                         "shape in every batch and call. Received: "
                         f"{activity.shape[1]} units after {running.units}"
                     )

@@ -16,7 +16,7 @@ from keras_powerlaw.spectral.covariance import (
     variances_along,
 )
 from keras_powerlaw.spectral.decomposition import decompose_samples
-from keras_powerlaw.spectral.layers import layers_to_renew, layers_with_basis
+from keras_powerlaw.spectral.layers import layers_to_renew, named_layers
 from keras_powerlaw.spectral.measuring import stream_covariances
 from keras_powerlaw.spectral.regularizer import validate_width
 from keras_powerlaw.spectral.renewal import Decomposition, Renewal, renew_layers
@@ -67,9 +67,9 @@ def refresh_eigenbasis(
             Defaults to `"auto"`.
 
     Returns:
-        The measured `Spectrum` of each regularized layer, by layer name; empty if there
-        are too few activations yet. Its exponent is fitted from n = τ + 1 to n = 500 or
-        the spectrum's end.
+        The measured `Spectrum` of each regularized layer, by layer name, or by path
+        (`"tower/hidden"`) where names are equal; empty if there are too few activations
+        yet. Its exponent is fitted from n = τ + 1 to n = 500 or the spectrum's end.
 
     Raises:
         ValueError: If no layer is regularized, or two share one regularizer; if τ is
@@ -219,11 +219,11 @@ def discard_unknown_bases(model: keras.Model) -> list[tuple[str, int, int]]:
     """
     missing = []
     with creating_state(model, is_new=True):
-        for layer in layers_with_basis(model):
+        for name, layer in named_layers(model).items():
             regularizer = layer.activity_regularizer
             if not regularizer.eigenbasis.is_known:
                 window = regularizer.window
-                missing.append((layer.name, window.count, window.needed))
+                missing.append((name, window.count, window.needed))
                 regularizer.eigenbasis.discard()
     return missing
 

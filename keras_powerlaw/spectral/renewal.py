@@ -20,6 +20,7 @@ from keras_powerlaw.spectral.regularizer import (
     validate_width,
 )
 from keras_powerlaw.spectral.spectrum import Spectrum
+from keras_powerlaw.support.layers import unique_names
 from keras_powerlaw.support.types import Tensor
 
 # The staleness is estimated along so many directions; more would cost wide layers as
@@ -81,17 +82,18 @@ def renew_layers(
             the basis that it has, with a warning.
 
     Returns:
-        A `Renewal` per name of a layer that has a new basis.
+        A `Renewal` per name (or path) of a layer that has a new basis.
 
     Raises:
         ValueError: If a layer is degenerate that has no basis, or may not keep it.
     """
     renewed, renewals = [], {}
-    for layer, found in zip(layers, decompositions, strict=True):
+    names = unique_names(model, layers)
+    for name, layer, found in zip(names, layers, decompositions, strict=True):
         try:
             if isinstance(found, Degenerate):
                 raise found
-            renewals[layer.name] = _renewal(layer, found)
+            renewals[name] = _renewal(name, layer, found)
             renewed.append((layer.activity_regularizer.eigenbasis, found))
         except Degenerate as error:
             if not (
@@ -99,7 +101,7 @@ def renew_layers(
             ):
                 raise
             warnings.warn(
-                f"The eigenbasis of layer '{layer.name}' could not be renewed; the "
+                f"The eigenbasis of layer '{name}' could not be renewed; the "
                 f"penalty goes on in the last one. {error}",
                 stacklevel=2,
             )
@@ -110,24 +112,26 @@ def renew_layers(
     return renewals
 
 
-def _renewal(layer: keras.layers.Layer, found: Decomposition) -> Renewal:
+def _renewal(name: str, layer: keras.layers.Layer, found: Decomposition) -> Renewal:
     regularizer = layer.activity_regularizer
-    spectrum = _spectrum(layer, found.eigenvalues, found.floor)
+    spectrum = _spectrum(name, regularizer, found.eigenvalues, found.floor)
     tail = spectrum.eigenvalues[regularizer.tau - 1 :].astype("float32")
     penalty = float(penalty_of_variances(regularizer, ops.convert_to_tensor(tail)))
     return Renewal(spectrum, _staleness(regularizer, found, tail, penalty), penalty)
 
 
 def _spectrum(
-    layer: keras.layers.Layer, eigenvalues: NDArray[np.floating], floor: float
+    name: str,
+    regularizer: SpectralActivityRegularizer,
+    eigenvalues: NDArray[np.floating],
+    floor: float,
 ) -> Spectrum:
     """The spectrum of a layer, with its exponent fitted from n = τ + 1."""
-    regularizer = layer.activity_regularizer
     validate_width(regularizer, len(eigenvalues))
     spectrum = Spectrum(eigenvalues.astype("float64"), floor=floor)
     if spectrum.rank < regularizer.tau:
         raise Degenerate(
-            f"The activations of layer '{layer.name}' vary in only "
+            f"The activations of layer '{name}' vary in only "
             f"{spectrum.rank} of {len(eigenvalues)} directions by more than rounding "
             "errors: most units are constant (dead or saturated) or repeat others, or "
             f"there are too few examples. The penalty needs at least "

@@ -7,6 +7,7 @@ explanation, rather than silently in training.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import threading
@@ -118,6 +119,25 @@ def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The model and all layers in it, at any depth, each once."""
     # No public attribute lists the sub-layers of a layer that is not itself a model.
     return list(model._flatten_layers())
+
+
+def paths_of_layers(model: keras.Model) -> dict[int, str]:
+    """The shortest way to each layer in `model`, keyed by the `id` of the layer.
+
+    The names of what contains it, and its own: `"tower/hidden"`. Keras's `Layer.path`
+    is None until the layer is built, and leaves out the containers after
+    `keras.saving.load_model()`.
+    """
+    paths = {id(model): ""}
+    queue = collections.deque([model])
+    while queue:
+        parent = queue.popleft()
+        prefix = paths[id(parent)] + "/" if parent is not model else ""
+        for layer in parent._flatten_layers(include_self=False, recursive=False):
+            if id(layer) not in paths:
+                paths[id(layer)] = prefix + layer.name
+                queue.append(layer)
+    return paths
 
 
 @contextlib.contextmanager

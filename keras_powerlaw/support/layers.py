@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from keras import ops
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.keras_internals import (
     flatten_layers,
+    paths_of_layers,
     replaced_activity_regularizers,
 )
 from keras_powerlaw.support.types import Tensor
@@ -39,6 +41,28 @@ def find_layer(
             repr(layer),
         )
     return matches[0]
+
+
+def unique_names(model: keras.Model, layers: Sequence[keras.layers.Layer]) -> list[str]:
+    """A name for each of some layers of `model`, under which to log and report it.
+
+    It is the layer's own name where no other of `layers` has it. Otherwise it is the
+    layer's path through the models and layers that contain it, `"tower/hidden"`, and if
+    these are equal as well, the path with a number: `"tower/hidden_1"`.
+    """
+    counts = collections.Counter(layer.name for layer in layers)
+    paths = paths_of_layers(model)
+    wanted = [
+        layer.name if counts[layer.name] == 1 else paths[id(layer)] for layer in layers
+    ]
+    names: list[str] = []
+    for name in wanted:
+        unique, number = name, 0
+        while unique in names or (number and unique in wanted):
+            number += 1
+            unique = f"{name}_{number}"
+        names.append(unique)
+    return names
 
 
 def is_sequential_or_functional(model: Any) -> bool:
