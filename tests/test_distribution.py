@@ -222,7 +222,38 @@ def copies_of(variable):
     return [copy.numpy() for copy in variable.value.values]
 
 
-WORKER = Path(__file__).parent / "worker.py"
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def launch(program, *arguments, **environment):
+    """Starts a program of this folder in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, Path(__file__).parent / program, *map(str, arguments)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def assert_same_to_the_last_bit(outputs):
+    """Returns what two processes wrote, which has to be the same."""
+    first, second = (dict(np.load(output)) for output in outputs)
+    assert first.keys() == second.keys() and len(first) > 5
+    for name, values in first.items():
+        np.testing.assert_array_equal(second[name], values)
+    return first
+
+
+def assert_same_directions(found, basis):
+    """Eigenvectors have no sign of their own, and turn with the rounding of weights."""
+    signs = np.sign(np.sum(found * basis, axis=0))
+    np.testing.assert_allclose(found * signs, basis, atol=2e-3)
 
 
 @only("tensorflow", why="tf.distribute belongs to TensorFlow")
@@ -232,37 +263,22 @@ def test_two_workers_agree_with_one_device(data, tmp_path):
     Keras' own `fit()` fails under MultiWorkerMirroredStrategy with any model.
     """
     outputs = [tmp_path / f"{index}.npz" for index in range(2)]
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in outputs]
-        for each in sockets:
-            each.bind(("localhost", 0))
-        addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    addresses = [f"localhost:{port}" for port in free_ports(2)]
     np.savez(tmp_path / "data.npz", x=data[0], y=data[1])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, WORKER, tmp_path / "data.npz", output],
-            env=os.environ
-            | {
-                "TF_CONFIG": json.dumps(
-                    {
-                        "cluster": {"worker": addresses},
-                        "task": {"type": "worker", "index": index},
-                    }
-                )
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+    workers = []
+    for index, output in enumerate(outputs):
+        task = {"type": "worker", "index": index}
+        config = {"cluster": {"worker": addresses}, "task": task}
+        workers.append(
+            launch(
+                *("worker.py", tmp_path / "data.npz", output),
+                TF_CONFIG=json.dumps(config),
+            )
         )
-        for index, output in enumerate(outputs)
-    ]
     for worker in workers:
         printed, _ = worker.communicate(timeout=300)
         assert worker.returncode == 0, printed
-    first, second = (dict(np.load(output)) for output in outputs)
-    assert first.keys() == second.keys() and len(first) > 5
-    for name, values in first.items():
-        np.testing.assert_array_equal(second[name], values)
+    first = assert_same_to_the_last_bit(outputs)
 
     model = compiled_model()
     losses = []
@@ -273,10 +289,58 @@ def test_two_workers_agree_with_one_device(data, tmp_path):
         model.reset_metrics()  # some versions of Keras report a mean over the batches
         losses.append(model.train_on_batch(data[0][rows], data[1][rows])[0])
     np.testing.assert_allclose(first.pop("losses"), losses, rtol=1e-5)
-    # Eigenvectors have no sign of their own, and turn with the rounding of the weights.
     basis = to_numpy(model.layers[0].activity_regularizer.basis)
-    found = first.pop("basis")
-    signs = np.sign(np.sum(found * basis, axis=0))
-    np.testing.assert_allclose(found * signs, basis, atol=2e-3)
+    assert_same_directions(first.pop("basis"), basis)
     for found, expected in zip(first.values(), model.get_weights(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=5e-5)
+
+
+PROCESSES, PER_PROCESS = 2, 20  # the examples of a batch that each process has
+NO_GLOO = 77  # exit code
+
+
+@only("jax", why="keras.distribution is for JAX there")
+@pytest.mark.parametrize("source", ["data", "training steps"])
+def test_two_jax_processes_agree_with_one_device(source, data, tmp_path):
+    """Two processes on loopback with two devices each, in `fit()`."""
+    x, y = data[0][:200], data[1][:200]
+    outputs = [tmp_path / f"{index}.npz" for index in range(PROCESSES)]
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    [port] = free_ports(1)
+    workers = [
+        launch("jax_worker.py", tmp_path / "data.npz", output, port, index, source)
+        for index, output in enumerate(outputs)
+    ]
+    for worker in workers:
+        printed, _ = worker.communicate(timeout=300)
+        if worker.returncode == NO_GLOO:
+            pytest.skip("this JAX has no collective operations between CPUs (gloo)")
+        assert worker.returncode == 0, printed
+    found = assert_same_to_the_last_bit(outputs)
+    assert found["devices"] == 4
+    np.testing.assert_array_equal(found["assigned"], found["basis"])
+
+    model = compiled_model()
+    logs = model.fit(
+        *(x, y, PROCESSES * PER_PROCESS),
+        epochs=3,
+        shuffle=False,
+        verbose=0,
+        callbacks=[
+            kp.EigenbasisRefresh(x if source == "data" else None, every_steps=2)
+        ],
+        validation_data=(x, y),
+        validation_batch_size=PROCESSES * PER_PROCESS,
+    ).history
+    for name, values in logs.items():
+        atol = 1e-4 if name.endswith("_staleness") else 0
+        np.testing.assert_allclose(found[f"log {name}"], values, rtol=1e-4, atol=atol)
+    for index, weight in enumerate(model.get_weights()):
+        np.testing.assert_allclose(
+            found[f"weight{index}"], weight, rtol=1e-3, atol=1e-4
+        )
+    assert_same_directions(
+        found["basis"], to_numpy(model.layers[0].activity_regularizer.basis)
+    )
+    spectrum = kp.measure_spectrum(model, x, "first")
+    np.testing.assert_allclose(found["spectrum"], spectrum.eigenvalues, atol=1e-5)

@@ -71,7 +71,7 @@ class BasisBackup:
         )
         # The previous file stays: this epoch's weights may not have been saved yet.
         for path in self._from_oldest()[:-2]:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def read(
         self, iterations: int, regularizers: Sequence[SpectralActivityRegularizer]
@@ -107,16 +107,13 @@ class BasisBackup:
 
     def remove(self) -> None:
         for path in self._from_oldest():
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def _file_of(self, iterations: int) -> Path:
         return self._folder / f"eigenbasis-{iterations}.npz"
 
     def _from_oldest(self) -> list[Path]:
-        return sorted(
-            self._folder.glob("eigenbasis-*.npz"),
-            key=lambda path: path.stat().st_mtime_ns,
-        )
+        return sorted(self._folder.glob("eigenbasis-*.npz"), key=_modified)
 
 
 def _restore_basis(
@@ -135,3 +132,10 @@ def _restore_basis(
     regularizer.eigenbasis.assign(arrays[f"basis{index}"], anchor)
     penalty = arrays.get(f"penalty{index}", np.nan)
     return Renewal(spectrum, float(arrays[f"staleness{index}"]), float(penalty))
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # removed meanwhile, by another process
+        return 0

@@ -14,6 +14,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from keras_powerlaw.support.keras_internals import retrace, strategy_of
+from keras_powerlaw.support.replicas import of_first_process
 from keras_powerlaw.support.variables import discard_state, state_variable
 
 
@@ -62,8 +63,11 @@ class Eigenbasis:
     def assign(self, needed: Any, anchor: float) -> None:
         """Stores the needed eigenvectors, as `to_float32()` returns them, and λ_τ."""
         basis_variable, anchor_variable = self.prepare(needed.shape[0])
-        basis_variable.assign(needed)
-        anchor_variable.assign(anchor)
+        for variable, value in (
+            (basis_variable, needed),
+            (anchor_variable, np.float32(anchor)),
+        ):
+            variable.assign(of_first_process(value, variable))
         self.is_known = True
 
     def discard(self) -> None:

@@ -1,4 +1,4 @@
-"""Sums over the replicas of a `tf.distribute` strategy.
+"""Sums over the replicas of a `tf.distribute` strategy, and agreement of JAX processes.
 
 Under `tf.distribute`, each replica runs the model on its share of the batch, in its own
 thread. With JAX's `keras.distribution`, a batch already is the global batch.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_powerlaw.support.types import Tensor
@@ -66,3 +67,17 @@ def count_examples(activity: Tensor) -> Tensor:
     """The number of examples in the global batch, in the dtype of `activity`."""
     count = ops.cast(ops.shape(activity)[0], activity.dtype)
     return ops.stop_gradient(sum_over_replicas(count))
+
+
+def of_first_process(array: Any, variable: keras.Variable) -> Any:
+    """The first process's `array`, in every process that holds part of `variable`.
+
+    JAX assigns an array to a variable of several processes only if it is the same to
+    the last bit in all of them. Eigenvectors need not be: their signs are arbitrary.
+    """
+    if keras.backend.backend() != "jax" or variable.value.is_fully_addressable:
+        return array
+    from jax.experimental import multihost_utils
+
+    local = np.asarray(ops.convert_to_numpy(array))
+    return np.asarray(multihost_utils.broadcast_one_to_all(local))
