@@ -76,7 +76,7 @@ def main(argv=None):
         keras.utils.set_random_seed(args.seed)
         if name == "regularized":
             model = build_model(kp.SpectralActivityRegularizer(tau=TAU, beta=BETA))
-            callbacks = [kp.EigenbasisRefresh(x_train), EpochBar()]
+            callbacks = [kp.EigenbasisRefresh(), EpochBar()]
         else:
             model = build_model()
             callbacks = [EpochBar()]

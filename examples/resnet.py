@@ -151,7 +151,7 @@ def main(argv=None):
         epochs=args.epochs,
         verbose=0,
         callbacks=[
-            kp.EigenbasisRefresh(x, batch_size=args.batch_size),
+            kp.EigenbasisRefresh(),
             Epochs(args.layer),
         ],
     )

@@ -8,7 +8,7 @@ from keras import layers
 from models import compiled, hidden
 
 import keras_powerlaw as kp
-from keras_powerlaw.spectral.regularizer import regularized_layers
+from keras_powerlaw.spectral.layers import regularized_layers
 from keras_powerlaw.spectral.staleness import StalenessWatch
 from keras_powerlaw.support.layers import unique_names
 
