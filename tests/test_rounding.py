@@ -10,9 +10,8 @@ from keras import layers
 
 import keras_powerlaw as kp
 from keras_powerlaw.spectral.backup import BasisBackup, CallbackState
-from keras_powerlaw.spectral.basis import Eigenbasis
 from keras_powerlaw.spectral.covariance import StreamingCovariance, eigendecomposition
-from keras_powerlaw.spectral.refresh import Renewal
+from keras_powerlaw.spectral.renewal import Renewal
 
 
 def measured(data, **options):
@@ -196,27 +195,33 @@ class TestWhereRankMatters:
 
 class TestBackup:
     @pytest.fixture
-    def basis(self):
-        basis = Eigenbasis(layers.Dense(3), first=1)
-        basis.assign(np.eye(3))
-        return basis
+    def regularizer(self):
+        regularizer = kp.SpectralActivityRegularizer(tau=1)
+        regularizer.eigenbasis.assign(np.eye(3), anchor=2.0)
+        return regularizer
 
-    def write(self, folder, basis):
+    def write(self, folder, regularizer):
         spectrum = kp.Spectrum([2.0, 1.0, 1e-6], (1, 2), floor=1e-5)
+        renewal = Renewal(spectrum, staleness=0.5, penalty=3.0)
         backup = BasisBackup(folder)
-        backup.write(7, CallbackState(7, 0, 1), [(basis, Renewal(spectrum, 0.5))])
+        backup.write(7, CallbackState(7, 0, 1), [(regularizer, renewal)])
         return backup
 
-    def test_keeps_the_floor(self, tmp_path, basis):
-        _, [renewal] = self.write(tmp_path, basis).read(7, [basis])
+    def test_keeps_the_floor(self, tmp_path, regularizer):
+        _, [renewal] = self.write(tmp_path, regularizer).read(7, [regularizer])
         assert renewal.spectrum.floor == 1e-5
         assert renewal.spectrum.rank == 2
+        assert (renewal.staleness, renewal.penalty) == (0.5, 3.0)
 
-    def test_of_a_version_without_a_floor(self, tmp_path, basis):
-        backup = self.write(tmp_path, basis)
+    def test_of_a_version_without_floor_and_penalty(self, tmp_path, regularizer):
+        backup = self.write(tmp_path, regularizer)
         [path] = tmp_path.iterdir()
         with np.load(path) as arrays:
-            np.savez(path, **{k: arrays[k] for k in arrays if k != "floor0"})
-        _, [renewal] = backup.read(7, [basis])
+            missing = ("floor0", "penalty0")
+            np.savez(path, **{k: arrays[k] for k in arrays if k not in missing})
+        restored = kp.SpectralActivityRegularizer(tau=1)
+        _, [renewal] = backup.read(7, [restored])
         assert renewal.spectrum.rank == 3
         assert renewal.spectrum.fit_range == (1, 2)
+        assert np.isnan(renewal.penalty)
+        assert float(restored.eigenbasis.anchor) == 2.0
