@@ -44,6 +44,16 @@ SCHEDULES = {
     "literal": {"form": "literal", "penalty": PENALTY, **PAPER},
     "paper": {"form": "regularized", "penalty": PENALTY, **PAPER},
     "fast": fast(128, 1),
+    # The same on the activations of the training steps.
+    **{
+        f"steps{suffix}": {**fast(batch, epochs), "refresh": {"x": None}}
+        for suffix, batch, epochs in (
+            ("", 128, 1),
+            ("-64", 64, 1),
+            ("-500", 500, 4),
+            ("-3000", 3000, 24),
+        )
+    },
     "fast-eq2": fast(128, 2, 3e-3, {**PENALTY, "beta": 1.0}),
     "fast-64": fast(64, 1),
     "fast-256": fast(256, 2),

@@ -15,6 +15,8 @@ The network is that of section 4.1: 2,000 tanh units with batch normalization, o
 
     step      a training step without the penalty and with each of its forms (steps.py)
     refresh   `refresh_eigenbasis` on all images, and its bare parts (refreshes.py)
+    epoch     an epoch of an ordinary CNN, the basis from its training or the data
+              (epochs.py)
     memory    peak memory of a process that trains, one for each form (step_memory.py)
     spectrum  training until the layer's exponent is 1, by each of the `SCHEDULES`
               (schedules.py, trainings.py, spectra.py, spectrum_tables.py)
@@ -33,6 +35,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
+from benchmarks.epochs import epoch_table, measure_epoch
 from benchmarks.forms import DEFAULT_FORMS, FORMS
 from benchmarks.measuring import print_table
 from benchmarks.refreshes import measure_refresh, refresh_table
@@ -51,6 +54,7 @@ SIZES = [
 KINDS = {
     "step": (measure_steps, step_table),
     "refresh": (measure_refresh, refresh_table),
+    "epoch": (measure_epoch, epoch_table),
     "memory": (measure_memory, memory_table),
     "spectrum": (measure_spectra, spectrum_table),
     "interval": (measure_intervals, interval_table),

@@ -46,7 +46,8 @@ def train(schedule, seed, width, data, plain_accuracy, near):
     model = shallow(
         schedule["form"], width, schedule["penalty"], learning_rate(schedule, len(x))
     )
-    renewal = kp.EigenbasisRefresh(x, seed=seed, verbose=0, **schedule["refresh"])
+    refresh = {"x": x} | schedule["refresh"]
+    renewal = kp.EigenbasisRefresh(**refresh, seed=seed, verbose=0)
     watch = Watch(renewal, data, clock, near, enough)
     fit(model, schedule, x, y, renewal, watch)
     watch.measure()  # the trained network, whatever its exponent
@@ -113,7 +114,7 @@ class Watch(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         # Refreshes take place when an epoch begins, or right before this.
-        if self.refresh.spectra is not self._seen:
+        if self.refresh.spectra and self.refresh.spectra is not self._seen:
             self._seen = self.refresh.spectra
             self.staleness.append(self.refresh.staleness["hidden"])
             if abs(self._seen["hidden"].exponent - 1) <= self.near:
@@ -123,7 +124,7 @@ class Watch(keras.callbacks.Callback):
         self._steps += 1
 
     def on_epoch_end(self, epoch, logs=None):
-        if time.monotonic() - self._said >= 30:
+        if self._seen and time.monotonic() - self._said >= 30:
             self._said = time.monotonic()
             exponent = self._seen["hidden"].exponent
             progress(

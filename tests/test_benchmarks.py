@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from backend import value_and_gradient
+from backend import BACKEND, value_and_gradient
 
 import keras_powerlaw as kp
 from benchmarks import cost, robustness, schedules, speed, trained_networks, trainings
@@ -39,7 +39,7 @@ def test_literal_penalty_is_the_package_s(unrolled):
 def test_literal_penalty_trains_as_the_package_s(digits, form):
     """Compiled within `fit()`, the last batch smaller."""
     (x, y), _ = digits
-    x, y = np.pad(x[:90], ((0, 0), (10, 10), (10, 10), (0, 0))), y[:90]
+    x, y = np.pad(x[:96], ((0, 0), (10, 10), (10, 10), (0, 0))), y[:96]
     losses = []
     for each in ("regularized", form):
         keras.utils.set_random_seed(0)
@@ -102,6 +102,17 @@ def test_forms_whose_steps_take_too_long_are_left_out(tiny, tmp_path, capsys):
     )
     [result] = results_in(tmp_path).values()
     assert not result["times"] and list(result["left_out"]) == ["plain", "exact"]
+
+
+@pytest.mark.filterwarnings("ignore:The spectral penalty never acted")
+def test_epochs_of_a_cnn(tiny, tmp_path, capsys):
+    speed.main([*tiny, "--measure", "epoch"])
+    [result] = results_in(tmp_path).values()
+    assert np.shape(list(result["times"].values())) == (3, 2, 2)
+    if BACKEND == "tensorflow":
+        read = result["read"]
+        assert read["plain"] == read["training steps"] == 80 < read["data"]
+    assert "| 80 | training steps |" in capsys.readouterr().out
 
 
 def test_memory_of_a_process(tiny, tmp_path, capsys):

@@ -280,7 +280,7 @@ class TestTrainingLoss:
             worst = max(penalty(count, start) for start in range(0, 640, 5))
             assert worst < 20 * usual + 20 * log_ratio
 
-    def test_a_small_batch_takes_the_anchor_of_the_refresh(self, data):
+    def test_a_small_batch_takes_the_share_of_the_anchor_from_the_refresh(self, data):
         x = data[0]
         regularizer = kp.SpectralActivityRegularizer(tau=5)
         model = dense_model(regularizer)
@@ -289,7 +289,8 @@ class TestTrainingLoss:
         for count in (15, 16):
             activity = to_numpy(hidden_units(x[:count]))
             tail = reference.variances(activity, to_numpy(regularizer.basis))
-            anchor = eigenvalues[4] if count < 16 else tail[0]
+            share = eigenvalues[4] / eigenvalues[4:].sum()
+            anchor = share * tail.sum() if count < 16 else tail[0]
             ratios = tail / anchor * np.arange(5, 5 + len(tail)) / 5
             terms = (ratios - 1) ** 2 + np.maximum(0, ratios - 1)
             expected = terms.sum() / (4 + len(tail))

@@ -197,7 +197,7 @@ class TestBackup:
     @pytest.fixture
     def regularizer(self):
         regularizer = kp.SpectralActivityRegularizer(tau=1)
-        regularizer.eigenbasis.assign(np.eye(3), anchor=2.0)
+        regularizer.eigenbasis.assign(np.eye(3), share=0.5)
         return regularizer
 
     def write(self, folder, regularizer):
@@ -224,4 +224,4 @@ class TestBackup:
         assert renewal.spectrum.rank == 3
         assert renewal.spectrum.fit_range == (1, 2)
         assert np.isnan(renewal.penalty)
-        assert float(restored.eigenbasis.anchor) == 2.0
+        np.testing.assert_allclose(float(restored.eigenbasis.share), 2 / 3, rtol=1e-5)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_powerlaw.spectral.basis import share_of_first
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.spectral.renewal import Renewal
 from keras_powerlaw.spectral.spectrum import Spectrum
@@ -128,8 +129,8 @@ def _restore_basis(
         arrays[f"fit_range{index}"],
         None if floor is None else float(floor),
     )
-    anchor = float(spectrum.eigenvalues[regularizer.tau - 1])
-    regularizer.eigenbasis.assign(arrays[f"basis{index}"], anchor)
+    share = share_of_first(spectrum.eigenvalues[regularizer.tau - 1 :])
+    regularizer.eigenbasis.assign(arrays[f"basis{index}"], share)
     penalty = arrays.get(f"penalty{index}", np.nan)
     return Renewal(spectrum, float(arrays[f"staleness{index}"]), float(penalty))
 

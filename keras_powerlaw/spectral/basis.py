@@ -19,7 +19,7 @@ from keras_powerlaw.support.variables import discard_state, state_variable
 
 
 class Eigenbasis:
-    """Eigenvectors of a layer's covariance, and its eigenvalue λ_τ.
+    """Eigenvectors of a layer's covariance, and the share of λ_τ in its spectrum.
 
     They are absent until the first refresh. `prepare()` makes room for them before
     they are known: zeros, along which there is no variance, and so no penalty.
@@ -37,35 +37,39 @@ class Eigenbasis:
         self._first = first
         self._dtype = dtype
         self.variable: keras.Variable | None = None
-        self.anchor: keras.Variable | None = None
+        self.share: keras.Variable | None = None
         self.is_known = False
 
     def prepare(self, units: int) -> tuple[keras.Variable, keras.Variable]:
-        """Returns the variables of basis and λ_τ, created if there are none."""
-        if self.variable is None or self.anchor is None:
+        """Returns the variables of basis and share, created if there are none."""
+        if self.variable is None or self.share is None:
             shape = (units, units - self._first + 1)
             dtype = self._dtype or product_dtype(units)
             self.variable = state_variable(self._layer, "basis", shape, dtype)
-            self.anchor = state_variable(self._layer, "anchor", (), "float32")
-        return self.variable, self.anchor
+            self.share = state_variable(self._layer, "share", (), "float32")
+        return self.variable, self.share
 
     def renew(self, eigenvectors: Any, eigenvalues: Any = None) -> None:
-        """Stores the needed eigenvectors and λ_τ, given all of them.
+        """Stores the needed eigenvectors, and λ_τ / Σₙ λₙ over n ≥ τ.
 
         Args:
             eigenvectors: Array or tensor of shape `(units, units)`, one eigenvector per
                 column, sorted by eigenvalue, largest first.
-            eigenvalues: Array of shape `(units,)`. Defaults to `None`: λ_τ is unknown.
+            eigenvalues: Array of shape `(units,)`. Defaults to `None`: unknown.
         """
-        anchor = 0.0 if eigenvalues is None else float(eigenvalues[self._first - 1])
-        self.assign(eigenvectors[:, self._first - 1 :], anchor)
+        share = (
+            0.0
+            if eigenvalues is None
+            else share_of_first(eigenvalues[self._first - 1 :])
+        )
+        self.assign(eigenvectors[:, self._first - 1 :], share)
 
-    def assign(self, needed: Any, anchor: float) -> None:
-        """Stores the needed eigenvectors, as `to_float32()` returns them, and λ_τ."""
-        basis_variable, anchor_variable = self.prepare(needed.shape[0])
+    def assign(self, needed: Any, share: float) -> None:
+        """Stores the needed eigenvectors, as of `to_float32()`, and the share."""
+        basis_variable, share_variable = self.prepare(needed.shape[0])
         for variable, value in (
             (basis_variable, needed),
-            (anchor_variable, np.float32(anchor)),
+            (share_variable, np.float32(share)),
         ):
             variable.assign(of_first_process(value, variable))
         self.is_known = True
@@ -73,8 +77,8 @@ class Eigenbasis:
     def discard(self) -> None:
         """Removes the variables: the eigenbasis is absent again."""
         discard_state(self._layer, "basis")
-        discard_state(self._layer, "anchor")
-        self.variable = self.anchor = None
+        discard_state(self._layer, "share")
+        self.variable = self.share = None
         self.is_known = False
 
     def to_float32(self) -> NDArray[np.float32]:
@@ -82,6 +86,11 @@ class Eigenbasis:
             ops.cast(self.variable, "float32")
         )
         return array
+
+
+def share_of_first(tail: Any) -> float:
+    """λ_τ / Σₙ λₙ of the eigenvalues λ_τ … λ_N."""
+    return float(tail[0] / max(float(np.sum(tail)), 1e-30))
 
 
 @contextlib.contextmanager

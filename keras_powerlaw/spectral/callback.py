@@ -17,7 +17,6 @@ from keras_powerlaw.spectral.refresh import discard_unknown_bases
 from keras_powerlaw.spectral.renewal import NO_RENEWAL, Renewal
 from keras_powerlaw.spectral.schedule import Schedule
 from keras_powerlaw.spectral.sources import Data, Source, TrainingSteps
-from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.staleness import StalenessWatch
 from keras_powerlaw.support.arguments import invalid_value, validate_verbose
 from keras_powerlaw.support.batches import validate_sampling
@@ -120,18 +119,14 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         )
         self.backup = None if backup_dir is None else BasisBackup(Path(backup_dir))
         self.verbose = validate_verbose(verbose)
-        self.renewals: dict[str, Renewal] = {}
+        self._take({})
         self._refreshes = 0
 
-    @property
-    def spectra(self) -> dict[str, Spectrum]:
-        """The spectra that the last refresh measured, by layer name or path."""
-        return {name: each.spectrum for name, each in self.renewals.items()}
-
-    @property
-    def staleness(self) -> dict[str, float]:
-        """The staleness that the last refresh found, by layer name or path."""
-        return {name: each.staleness for name, each in self.renewals.items()}
+    def _take(self, renewals: dict[str, Renewal]) -> None:
+        """Stores the results of refreshes, by layer name or path."""
+        self.renewals = renewals
+        self.spectra = {name: each.spectrum for name, each in renewals.items()}
+        self.staleness = {name: each.staleness for name, each in renewals.items()}
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._watches: dict[str, StalenessWatch] = {}
@@ -188,7 +183,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         )
         if renewals is None:  # not enough samples yet
             return
-        self.renewals |= renewals
+        self._take(self.renewals | renewals)
         self._refreshes += 1
         self._last_refresh = step
         if is_first and step and not silent and self.verbose != 0:
@@ -206,7 +201,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         if not missing:
             return  # known from an earlier training
         seen = "; ".join(
-            f"layer '{name}': {count} of {needed}" for name, count, needed in missing
+            f"layer '{name}': {count} of {needed}"
+            for name, count, needed in missing
+            if count < needed
         )
         warnings.warn(
             f"The spectral penalty never acted: training ended after {self._steps} "
@@ -237,11 +234,13 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             self._steps = state.steps
             self._last_refresh = state.last_refresh
             self._refreshes = state.refreshes
-            self.renewals = {
-                name: renewal
-                for name, renewal in zip(layers, renewals, strict=True)
-                if renewal is not None
-            }
+            self._take(
+                {
+                    name: renewal
+                    for name, renewal in zip(layers, renewals, strict=True)
+                    if renewal is not None
+                }
+            )
 
 
 def _warn_of_stale_basis(name: str, alpha: float, steps: int, renewal: Renewal) -> None:

@@ -25,7 +25,7 @@ from keras_powerlaw.support.replicas import count_examples
 from keras_powerlaw.support.types import Reduction, Tensor
 from keras_powerlaw.support.units import count_units, to_samples, validate_reduction
 
-# A batch of fewer samples takes λ_τ from the last refresh; docs/theory.md derives it.
+# In a batch of fewer samples, λ_τ is too noisy a target; docs/theory.md derives it.
 FEWEST_FOR_ANCHOR = 16
 
 # Added to the error about a missing eigenbasis. On JAX, any error in the first step of
@@ -80,7 +80,8 @@ class SpectralActivityRegularizer(
     Give it to any layer as `activity_regularizer`, a new object for each layer. The
     penalty is eq. (2) at any batch size: it is a separate term in `model.losses`, and
     calling the regularizer returns zero. A batch of one sample has no covariance and is
-    not penalized; one of fewer than 16 takes λ_τ from the last refresh.
+    not penalized; of one of fewer than 16, γ_τ is not λ_τ but a share of λ_τ + … + λ_N,
+    that of the last refresh.
 
     Args:
         alpha: Exponent α of the target, at least 0. Defaults to 1.
@@ -224,8 +225,8 @@ class SpectralActivityRegularizer(
         if self.exact:
             tail = exact_variances(samples)[self.tau - 1 :]
             return penalty_of_variances(self, tail)
-        basis, anchor = self.eigenbasis.variable, self.eigenbasis.anchor
-        if basis is None or anchor is None:
+        basis, share = self.eigenbasis.variable, self.eigenbasis.share
+        if basis is None or share is None:
             raise ValueError(
                 "There is no eigenbasis yet: call `keras_powerlaw."
                 "refresh_eigenbasis(model, x_train)` first."
@@ -233,12 +234,11 @@ class SpectralActivityRegularizer(
         tail = projected_variances(samples, basis)
         # Of so few samples, the estimate of λ_τ is no target: the mean of its inverse
         # square is infinite up to five.
+        steady = ops.convert_to_tensor(share) * ops.sum(tail)
         is_noise = ops.logical_and(
-            count_examples(samples) < FEWEST_FOR_ANCHOR, ops.not_equal(anchor, 0)
+            count_examples(samples) < FEWEST_FOR_ANCHOR, ops.not_equal(steady, 0)
         )
-        return penalty_of_variances(
-            self, tail, ops.where(is_noise, ops.convert_to_tensor(anchor), tail[0])
-        )
+        return penalty_of_variances(self, tail, ops.where(is_noise, steady, tail[0]))
 
     def _samples_of(self, activity: Tensor) -> Tensor:
         return to_samples(ops.cast(activity, "float32"), self.reduction)
