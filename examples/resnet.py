@@ -77,7 +77,7 @@ class Epochs(keras.callbacks.Callback):
         print(
             f"epoch {epoch + 1}: loss {logs['loss']:.2f}, accuracy "
             f"{logs['accuracy']:.2f}, "
-            f"exponent at its start {logs[f'{self.layer}_exponent']:.2f}, "
+            f"exponent {logs[f'{self.layer}_exponent']:.2f}, "
             f"{time.perf_counter() - self.begin:.0f} s",
             flush=True,
         )
@@ -151,7 +151,10 @@ def main(argv=None):
         epochs=args.epochs,
         verbose=0,
         callbacks=[
-            kp.EigenbasisRefresh(),
+            # Means over the positions are too few here for training batches to suffice.
+            kp.EigenbasisRefresh()
+            if args.reduction == "channels"
+            else kp.EigenbasisRefresh(x, batch_size=args.batch_size),
             Epochs(args.layer),
         ],
     )

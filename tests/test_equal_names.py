@@ -102,7 +102,7 @@ class TestTwoTowers:
         with pytest.raises(ValueError, match="activations of layer 'b/hidden'"):
             kp.refresh_eigenbasis(model, data[0])
         hidden_of(model, "b", "hidden").kernel.assign(np.zeros((12, 20)))
-        with pytest.raises(ValueError, match="'b/hidden' on `x` vary in only 0 of 20"):
+        with pytest.raises(ValueError, match="'b/hidden' vary in only 0 of 20"):
             kp.refresh_eigenbasis(model, data[0])
 
     def test_names_are_the_same_after_loading(self, model, data, tmp_path):

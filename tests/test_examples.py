@@ -43,7 +43,7 @@ def test_quickstart(tmp_path, capsys):
 def test_stage_of_an_application(capsys):
     # VGG16, since ResNet50 takes long to compile.
     arguments = "--application VGG16 --layer block2_pool --size 32 --images 6"
-    arguments += " --epochs 1 --batch-size 6 --reduction channels"
+    arguments += " --epochs 3 --batch-size 6 --reduction channels"
     before, after = resnet.main(arguments.split())
     assert len(before.eigenvalues) == len(after.eigenvalues) == 128
     assert not np.array_equal(before.eigenvalues, after.eigenvalues)
