@@ -15,6 +15,8 @@ The network is that of section 4.1: 2,000 tanh units with batch normalization, o
 
     step      a training step without the penalty and with each of its forms (steps.py)
     refresh   `refresh_eigenbasis` on all images, and its bare parts (refreshes.py)
+    window    a refresh from the training's activations, and its bare parts
+              (window_refreshes.py)
     epoch     an epoch of an ordinary CNN, the basis from its training or the data
               (epochs.py)
     memory    peak memory of a process that trains, one for each form (step_memory.py)
@@ -44,6 +46,7 @@ from benchmarks.spectra import measure_intervals, measure_spectra
 from benchmarks.spectrum_tables import interval_table, spectrum_table
 from benchmarks.step_memory import measure_memory, memory_table, peak_memory
 from benchmarks.steps import measure_steps, step_table
+from benchmarks.window_refreshes import measure_window, window_table
 from examples.experiments.data import load
 
 SIZES = [
@@ -54,6 +57,7 @@ SIZES = [
 KINDS = {
     "step": (measure_steps, step_table),
     "refresh": (measure_refresh, refresh_table),
+    "window": (measure_window, window_table),
     "epoch": (measure_epoch, epoch_table),
     "memory": (measure_memory, memory_table),
     "spectrum": (measure_spectra, spectrum_table),

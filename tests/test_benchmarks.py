@@ -94,6 +94,15 @@ def test_speed_of_steps_and_refreshes(tiny, tmp_path, capsys):
         speed.main([*tiny, "--measure", "step", "--rounds", "3"])
 
 
+def test_refreshes_from_the_training(tiny, tmp_path, capsys):
+    speed.main([*tiny, "--measure", "window"])
+    [result] = results_in(tmp_path).values()
+    assert list(result["times"]) == ["refresh", "products", "decomposition"]
+    assert np.shape(list(result["times"].values())) == (3, 2, 2)
+    assert result["samples"] >= 60
+    assert "| 30 | " in capsys.readouterr().out
+
+
 def test_forms_whose_steps_take_too_long_are_left_out(tiny, tmp_path, capsys):
     arguments = [*tiny, "--measure", "step", "--forms", "plain", "exact"]
     speed.main([*arguments, "--limit", "0"])
