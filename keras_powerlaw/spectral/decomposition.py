@@ -44,11 +44,11 @@ def decompose_samples(
         raise Degenerate("There is NaN or infinity in its activations.")
     if on_host is None:
         on_host = is_on_host(samples)
-    ascending, vectors = (_on_host if on_host else _on_device)(samples)
+    decompose = _on_host if on_host else _on_device
+    ascending, vectors, largest = decompose(samples)
     # Rounding can leave eigenvalues of a singular covariance slightly below zero.
     eigenvalues = np.maximum(ascending[::-1], 0)
     count, units = samples.shape
-    largest = float(ops.max(ops.mean(ops.square(samples), axis=0)))
     epsilon = max(epsilon_of(computed_in), epsilon_of("float32"))
     floor = max(
         rounding_floor(epsilon, largest, units, count),
@@ -59,19 +59,31 @@ def decompose_samples(
     )
 
 
-def _on_host(samples: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+# Both return the eigenvalues, smallest first, the eigenvectors, largest first, and the
+# largest mean square of a unit.
+
+
+def _on_host(
+    samples: Tensor,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
     array = np.asarray(ops.convert_to_numpy(samples))
-    centered = array - array.mean(axis=0, dtype="float64").astype("float32")
+    mean = array.mean(axis=0, dtype="float64").astype("float32")
+    centered = array - mean
     # A view of its transpose is what BLAS reads without a copy.
     sigma = scipy.linalg.blas.ssyrk(1 / (len(array) - 1), centered.T, lower=True)
+    del centered  # before LAPACK needs memory
+    largest = float(np.max(mean**2 + sigma.diagonal()))
     ascending, vectors = scipy.linalg.eigh(
         sigma, driver="evd", overwrite_a=True, check_finite=False
     )
-    return ascending, vectors[:, ::-1]
+    return ascending, vectors[:, ::-1], largest
 
 
-def _on_device(samples: Tensor) -> tuple[NDArray[np.float32], Tensor]:
-    centered = samples - ops.mean(samples, axis=0)
-    gram = ops.matmul(ops.transpose(centered), centered)
-    ascending, vectors = ops.linalg.eigh(gram / (samples.shape[0] - 1))
-    return np.asarray(ops.convert_to_numpy(ascending)), ops.flip(vectors, axis=1)
+def _on_device(samples: Tensor) -> tuple[NDArray[np.float32], Tensor, float]:
+    mean = ops.mean(samples, axis=0)
+    centered = samples - mean
+    sigma = ops.matmul(ops.transpose(centered), centered) / (samples.shape[0] - 1)
+    largest = float(ops.max(ops.square(mean) + ops.diagonal(sigma)))
+    ascending, vectors = ops.linalg.eigh(sigma)
+    ascending = np.asarray(ops.convert_to_numpy(ascending))
+    return ascending, ops.flip(vectors, axis=1), largest

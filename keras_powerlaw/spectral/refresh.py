@@ -189,7 +189,8 @@ def open_windows(model: keras.Model) -> None:
             "batches. Give `x`, the training data, the same on every worker."
         )
     widths = [(layer.name, _units(layer)) for layer in layers]
-    require_memory([(name, units) for name, units in widths if units is not None])
+    known = [(name, units) for name, units in widths if units is not None]
+    require_memory(known, in_training=True)
     with creating_state(model, is_new=True):
         for layer, (_, units) in zip(layers, widths, strict=True):
             layer.activity_regularizer.keep_window(units, replicas)

@@ -16,16 +16,21 @@ _NARROWER = (
 )
 
 
-def needed_bytes(units: Iterable[int]) -> int:
+def needed_bytes(units: Iterable[int], in_training: bool = False) -> int:
     """Peak memory of the covariances and eigenvectors of some layers, in bytes.
 
     It consists of the Gram matrix, covariance, eigenvectors and LAPACK's workspace
-    (twice a matrix) in float64, and the basis in float32.
+    (twice a matrix) in float64, and the basis in float32. In training, it is basis and
+    window (two and a half samples per unit), and for one layer at a time what a refresh
+    was measured to take, all in float32.
 
     Args:
         units: The number of units of each layer measured in the same pass.
+        in_training: Whether the activations are those of training steps.
     """
     squares = [count**2 for count in units]
+    if in_training:
+        return 14 * sum(squares) + 35 * max(squares)
     # Gram matrix, eigenvectors and basis exist for all layers at once, the rest for
     # one layer at a time.
     return 20 * sum(squares) + 20 * max(squares)
@@ -41,7 +46,9 @@ def available_bytes() -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def require_memory(layers: Sequence[tuple[str, int]]) -> None:
+def require_memory(
+    layers: Sequence[tuple[str, int]], in_training: bool = False
+) -> None:
     """Raises a `ValueError` if `layers` can't be measured together.
 
     There may be too little memory for them, or one may be too wide for LAPACK, of which
@@ -49,10 +56,12 @@ def require_memory(layers: Sequence[tuple[str, int]]) -> None:
 
     Args:
         layers: The name and the number of units of each.
+        in_training: As in `needed_bytes()`.
     """
     if not layers:
         return
-    needed, available = needed_bytes(units for _, units in layers), available_bytes()
+    needed = needed_bytes((units for _, units in layers), in_training)
+    available = available_bytes()
     if available is None or needed <= available:
         _require_lapack(layers)
         return
