@@ -5,7 +5,7 @@ import numpy as np
 import scipy.linalg
 
 import keras_powerlaw as kp
-from benchmarks.clock import Clock, medians, ratios
+from benchmarks.clock import medians, ratios, timed
 from benchmarks.forms import shallow
 from benchmarks.measuring import measured, progress
 
@@ -49,20 +49,14 @@ def refresh(width, data, rounds):
     probe(batches[0], training=False)
     times = {"refresh": [], "forward": [], "products": [], "decomposition": []}
 
-    def timed(part, run, *arguments):
-        clock = Clock()
-        result = run(*arguments)
-        times[part].append(clock.read())
-        return result
-
     for turn in range(rounds):
-        timed("refresh", lambda: kp.refresh_eigenbasis(model, x, verbose=0))
-        activities = timed("forward", forward)
-        gram = timed("products", products, activities)
+        timed(times, "refresh", lambda: kp.refresh_eigenbasis(model, x, verbose=0))
+        activities = timed(times, "forward", forward)
+        gram = timed(times, "products", products, activities)
         mean = sum(each.sum(axis=0, dtype="float64") for each in activities) / len(x)
         del activities
         sigma = gram / len(x) - np.outer(mean, mean)  # eigh reads the lower triangle
-        timed("decomposition", decomposition, sigma)
+        timed(times, "decomposition", decomposition, sigma)
         progress(f"  turn {turn + 1} of {rounds}")
     return {"times": times}
 

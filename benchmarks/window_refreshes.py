@@ -5,7 +5,7 @@ import numpy as np
 import scipy.linalg
 
 import keras_powerlaw as kp
-from benchmarks.clock import Clock, medians, ratios
+from benchmarks.clock import medians, ratios, timed
 from benchmarks.forms import shallow
 from benchmarks.measuring import measured, progress
 
@@ -40,16 +40,10 @@ def refresh(width, data, rounds):
 
     times = {"refresh": [], "products": [], "decomposition": []}
 
-    def timed(part, run, *arguments):
-        clock = Clock()
-        result = run(*arguments)
-        times[part].append(clock.read())
-        return result
-
     for turn in range(rounds):
-        timed("refresh", lambda: kp.refresh_eigenbasis(model))
-        sigma = timed("products", products)
-        timed("decomposition", decomposition, sigma)
+        timed(times, "refresh", lambda: kp.refresh_eigenbasis(model))
+        sigma = timed(times, "products", products)
+        timed(times, "decomposition", decomposition, sigma)
         progress(f"  turn {turn + 1} of {rounds}")
     return {"times": times, "samples": len(samples)}
 
