@@ -48,8 +48,9 @@ class ActivationWindow:
         self._spacing = _spacing(self._most)
         shapes = {
             "window": ((self._capacity, units), "float32"),
-            "next_row": ((), "int32"),
-            "filled": ((), "int32"),
+            # Like the optimizer's iterations: TensorFlow has no int32 on a GPU.
+            "next_row": ((), "int"),
+            "filled": ((), "int"),
         }
         self._state = {
             name: state_variable(
@@ -75,9 +76,9 @@ class ActivationWindow:
             for variable in self._state.values()
         )
         samples = self._evenly_chosen(samples)
-        count = ops.shape(samples)[0]
         # What does not fit at the end goes to the beginning.
         start = ops.convert_to_tensor(next_row)
+        count = ops.cast(ops.shape(samples)[0], start.dtype)
         start = ops.where(start + count > self._capacity, 0, start)
         write_rows(window, samples, start)
         next_row.assign(start + count)

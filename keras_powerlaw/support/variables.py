@@ -55,7 +55,7 @@ def write_rows(variable: Any, rows: Tensor, start: Tensor) -> None:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        places = start + tf.range(tf.shape(rows)[0])
+        places = start + tf.range(tf.shape(rows)[0], dtype=start.dtype)
         variable.scatter_update(tf.IndexedSlices(rows, places))
     elif backend == "torch":
         import torch
