@@ -57,16 +57,20 @@ def cnn(regularized):
     return model
 
 
+def callbacks_of_forms(data):
+    return {
+        "plain": [],
+        "training steps": [kp.EigenbasisRefresh()],
+        "data": [kp.EigenbasisRefresh(data)],
+    }
+
+
 def epochs(images, rounds):
     """Times epochs of each form, and counts what they read of a shuffled pipeline."""
     rng = np.random.default_rng(0)
     x = rng.random((images, *SHAPE), dtype="float32")
     y = rng.integers(CLASSES, size=images)
-    callbacks = {
-        "plain": [],
-        "training steps": [kp.EigenbasisRefresh()],
-        "data": [kp.EigenbasisRefresh(x)],
-    }
+    callbacks = callbacks_of_forms(x)
     models = {form: cnn(bool(each)) for form, each in callbacks.items()}
     times = {form: [] for form in callbacks}
     for turn in range(-1, rounds):  # the first one compiles
@@ -104,11 +108,7 @@ def elements_read(models, x, y):
 
         pipeline = tf.data.Dataset.from_tensor_slices((x, y)).map(counted)
         pipeline = pipeline.shuffle(1000).batch(BATCH)
-        callbacks = {
-            "plain": [],
-            "training steps": [kp.EigenbasisRefresh()],
-            "data": [kp.EigenbasisRefresh(pipeline)],
-        }
+        callbacks = callbacks_of_forms(pipeline)
         model.fit(pipeline, verbose=0, callbacks=callbacks[form])
         read[form] = seen[0]
     return read

@@ -105,6 +105,13 @@ class TestTwoTowers:
         with pytest.raises(ValueError, match="'b/hidden' vary in only 0 of 20"):
             kp.refresh_eigenbasis(model, data[0])
 
+    def test_an_error_about_the_training_batches_says_which_it_is(self, model, data):
+        kp.refresh_eigenbasis(model)  # from here on, steps keep their activations
+        hidden_of(model, "b", "hidden").kernel.assign(np.full((12, 20), np.nan))
+        model(data[0], training=True)
+        with pytest.raises(ValueError, match="Layer 'b/hidden': There is NaN"):
+            kp.refresh_eigenbasis(model)
+
     def test_names_are_the_same_after_loading(self, model, data, tmp_path):
         model.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras")

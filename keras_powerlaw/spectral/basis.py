@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from keras_powerlaw.support.keras_internals import retrace, strategy_of
 from keras_powerlaw.support.replicas import of_first_process
-from keras_powerlaw.support.variables import discard_state, state_variable
+from keras_powerlaw.support.variables import discard_state, is_on_host, state_variable
 
 
 class Eigenbasis:
@@ -127,7 +127,7 @@ def product_dtype(units: int) -> str:
     if (
         units >= 512
         and keras.backend.backend() in ("tensorflow", "torch")
-        and "cpu" in str(ops.zeros(()).device).lower()
+        and is_on_host(ops.zeros(()))
         and _processor_has_bfloat16()
     ):
         return "bfloat16"

@@ -14,7 +14,7 @@ from keras_powerlaw.spectral.covariance import (
     epsilon_of,
     rounding_floor,
 )
-from keras_powerlaw.spectral.penalty import projected_variances
+from keras_powerlaw.spectral.penalty import covariance, projected_variances
 from keras_powerlaw.spectral.renewal import Decomposition
 from keras_powerlaw.support.types import Tensor
 from keras_powerlaw.support.variables import is_on_host
@@ -80,9 +80,7 @@ def _on_host(
 
 
 def _on_device(samples: Tensor) -> tuple[NDArray[np.float32], Tensor, float]:
-    mean = ops.mean(samples, axis=0)
-    centered = samples - mean
-    sigma = ops.matmul(ops.transpose(centered), centered) / (samples.shape[0] - 1)
+    mean, sigma = covariance(samples)
     largest = float(ops.max(ops.square(mean) + ops.diagonal(sigma)))
     ascending, vectors = ops.linalg.eigh(sigma)
     ascending = np.asarray(ops.convert_to_numpy(ascending))

@@ -8,6 +8,7 @@ from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.keras_internals import flatten_layers, strategy_of
 from keras_powerlaw.support.layers import unique_names
+from keras_powerlaw.support.units import output_units
 
 
 def regularized_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -38,6 +39,12 @@ def named_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     """The layers of `layers_with_basis()` by name, or path where names are equal."""
     layers = layers_with_basis(model)
     return dict(zip(unique_names(model, layers), layers, strict=True))
+
+
+def units_of(layer: keras.layers.Layer) -> int | None:
+    """The number of units of a regularized layer, or None if not known yet."""
+    regularizer = layer.activity_regularizer
+    return output_units(layer, regularizer.reduction) or regularizer.units
 
 
 def layers_to_renew(model: keras.Model) -> list[keras.layers.Layer]:

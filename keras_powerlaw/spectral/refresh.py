@@ -16,17 +16,17 @@ from keras_powerlaw.spectral.covariance import (
     variances_along,
 )
 from keras_powerlaw.spectral.decomposition import decompose_samples
-from keras_powerlaw.spectral.layers import layers_to_renew, named_layers
+from keras_powerlaw.spectral.layers import layers_to_renew, named_layers, units_of
 from keras_powerlaw.spectral.measuring import stream_covariances
 from keras_powerlaw.spectral.regularizer import validate_width
 from keras_powerlaw.spectral.renewal import Decomposition, Renewal, renew_layers
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.support.arguments import invalid_value, validate_verbose
 from keras_powerlaw.support.keras_internals import hold_current_weights, strategy_of
+from keras_powerlaw.support.layers import unique_names
 from keras_powerlaw.support.memory import require_memory
 from keras_powerlaw.support.progress import Progress
 from keras_powerlaw.support.types import Verbose
-from keras_powerlaw.support.units import output_units
 
 
 def refresh_eigenbasis(
@@ -197,10 +197,9 @@ def open_windows(model: keras.Model) -> None:
 
 
 def _units(layer: keras.layers.Layer) -> int | None:
-    regularizer = layer.activity_regularizer
-    units = output_units(layer, regularizer.reduction) or regularizer.units
+    units = units_of(layer)
     if units is not None:
-        validate_width(regularizer, units)
+        validate_width(layer.activity_regularizer, units)
     elif keras.backend.backend() != "tensorflow":  # there, the first step makes it
         raise ValueError(
             f"The number of units of layer '{layer.name}' is not known yet. Call the "
@@ -243,9 +242,11 @@ def renew_from_windows(
     if not all(window.is_filled for window in windows):
         return None
     found: list[Decomposition | Degenerate] = []
-    for layer, window in zip(layers, windows, strict=True):
+    for name, layer, window in zip(
+        unique_names(model, layers), layers, windows, strict=True
+    ):
         try:
             found.append(decompose_samples(window.samples(), layer.compute_dtype))
         except Degenerate as error:
-            found.append(Degenerate(f"Layer '{layer.name}': {error}"))
+            found.append(Degenerate(f"Layer '{name}': {error}"))
     return renew_layers(model, layers, found, keeps_degenerate)

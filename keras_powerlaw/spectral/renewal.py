@@ -157,7 +157,7 @@ def _staleness(
     # All directions that fix κ, and an even choice among the rest.
     every = np.arange(len(tail))
     spaced = np.linspace(0, len(tail) - 1, DIRECTIONS).round().astype(int)
-    some = np.union1d(every[: 3 * regularizer.tau + 1], spaced) % len(tail)
+    some = np.union1d(every[: 3 * regularizer.tau + 1], spaced)
     basis = ops.take(regularizer.eigenbasis.variable, some, axis=1)
     variances = found.variances_along(ops.cast(basis, "float32"))
     ratios = ops.convert_to_numpy(variances) / np.maximum(tail[some], 1e-30)

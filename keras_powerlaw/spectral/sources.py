@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import keras
 
-from keras_powerlaw.spectral.layers import layers_with_basis
+from keras_powerlaw.spectral.layers import layers_with_basis, units_of
 from keras_powerlaw.spectral.refresh import (
     open_windows,
     renew_from_data,
@@ -16,7 +16,6 @@ from keras_powerlaw.spectral.renewal import Renewal
 from keras_powerlaw.support.batches import is_endless
 from keras_powerlaw.support.samples import EpochSample
 from keras_powerlaw.support.types import Verbose
-from keras_powerlaw.support.units import output_units
 
 # Enough examples for the penalty to change the true spectrum; docs/benchmarks.md
 # compares more and fewer.
@@ -111,8 +110,7 @@ class Data:
             return self._max_samples
         widest = 0
         for layer in layers_with_basis(self._model):
-            regularizer = layer.activity_regularizer
-            units = output_units(layer, regularizer.reduction) or regularizer.units
+            units = units_of(layer)
             if units is None:  # unknown until the layer has been called
                 return FEWEST_EXAMPLES if is_endless(self._x) else None
             widest = max(widest, units)

@@ -14,7 +14,7 @@ from keras_powerlaw.support.replicas import index_of_replica, parts_of_replicas
 from keras_powerlaw.support.types import Tensor
 from keras_powerlaw.support.variables import state_variable, write_rows
 
-# docs/benchmarks.md compares more and fewer.
+# docs/theory.md, "The refresh", says what more and fewer do to the eigenvectors.
 SAMPLES_PER_UNIT = 2
 FEWEST_SAMPLES = 1000
 # The samples of one batch fill at most this share of the window: they are not
