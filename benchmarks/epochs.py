@@ -28,7 +28,7 @@ def cnn(regularized):
     def penalty(**settings):
         if not regularized:
             return None
-        return kp.SpectralActivityRegularizer(log_ratio=True, beta=0.1, **settings)
+        return kp.SpectralActivityRegularizer(**settings)
 
     layers = keras.layers
     model = keras.Sequential(

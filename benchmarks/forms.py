@@ -9,7 +9,7 @@ from benchmarks.literal import LiteralRegularizer
 from examples.experiments.networks import compile_classifier
 from keras_powerlaw.spectral.basis import Eigenbasis
 
-PENALTY = {"alpha": 1.0, "tau": 10, "beta": 5.0}
+PENALTY = {"alpha": 1.0, "tau": 10, "beta": 5.0, "form": "paper"}
 
 
 class Float32Regularizer(kp.SpectralActivityRegularizer):

@@ -50,8 +50,8 @@ def literal_penalty(activity, basis, alpha, tau, beta, unrolled=False):
 class LiteralRegularizer(kp.SpectralActivityRegularizer):
     """`SpectralActivityRegularizer` with the penalty computed by `literal_penalty`."""
 
-    def __init__(self, alpha=1.0, tau=10, beta=1.0, *, unrolled=False):
-        super().__init__(alpha, tau, beta)
+    def __init__(self, alpha=1.0, tau=10, beta=1.0, *, form="paper", unrolled=False):
+        super().__init__(alpha, tau, beta, form=form)
         self.unrolled = unrolled
         self.eigenbasis = Eigenbasis(self, first=1)  # all eigenvectors
 

@@ -23,7 +23,7 @@ PAPER = {
     },
     "refresh": PAPER_REFRESH,
 }
-LOG_RATIO = {**PENALTY, "beta": 1.0, "log_ratio": True}
+LOG_RATIO = {**PENALTY, "beta": 1.0, "form": "log"}
 
 
 def fast(batch_size, epochs, learning_rate=7e-3, penalty=LOG_RATIO):

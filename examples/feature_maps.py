@@ -54,6 +54,7 @@ def main(argv=None):
                 "hidden2",
                 tau=TAUS[regularized],
                 beta=args.beta,
+                form="paper",
                 reduction=regularized,
             )
             callbacks = [kp.EigenbasisRefresh(x, every_steps=20, max_samples=3000)]

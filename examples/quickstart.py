@@ -75,7 +75,9 @@ def main(argv=None):
         print(f"\nTraining the {name} network", flush=True)
         keras.utils.set_random_seed(args.seed)
         if name == "regularized":
-            model = build_model(kp.SpectralActivityRegularizer(tau=TAU, beta=BETA))
+            model = build_model(
+                kp.SpectralActivityRegularizer(tau=TAU, beta=BETA, form="paper")
+            )
             callbacks = [kp.EigenbasisRefresh(), EpochBar()]
         else:
             model = build_model()

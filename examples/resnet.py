@@ -122,7 +122,9 @@ def main(argv=None):
     except ValueError as error:
         print(f"{args.layer}, {shape}: {error}\n")
     model = kp.add_spectral_regularizer(
-        plain, args.layer, args.alpha, args.tau, args.beta, reduction=args.reduction
+        *(plain, args.layer, args.alpha, args.tau, args.beta),
+        form="paper",
+        reduction=args.reduction,
     )
     compile_classifier(model, learning_rate=1e-3)
 

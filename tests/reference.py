@@ -3,18 +3,24 @@
 import numpy as np
 
 
-def penalty(variances, alpha, tau, beta, log_ratio=False, kappa_from=None):
-    """Eq. (2) term by term, from all N variances, or its form in the log ratio.
+def penalty(variances, alpha, tau, beta, form="paper", kappa_from=None):
+    """Eq. (2) term by term, from all N variances, or one of its other forms.
 
     `kappa_from` gives the variances that fix κ, where those are held constant.
     """
     fixed = variances if kappa_from is None else kappa_from
     width = len(variances)
-    if log_ratio:
-        n = np.arange(tau, width + 1)
-        tail, band = variances[tau - 1 :], fixed[tau - 1 : 4 * tau]
+    n = np.arange(tau, width + 1)
+    tail = variances[tau - 1 :]
+    if form == "log":
+        band = fixed[tau - 1 : 4 * tau]
         log_kappa = np.mean(np.log(band * n[: len(band)] ** alpha))
         return beta / width * np.sum((np.log(tail * n**alpha) - log_kappa) ** 2)
+    if form == "deviation":
+        deviations, targets = np.sqrt(fixed[tau - 1 :]), np.sqrt(n**-alpha)
+        # Least squares: the scale c for which c · deviations/targets is nearest to one.
+        scale = np.linalg.lstsq((deviations / targets)[:, None], np.ones(len(n)))[0][0]
+        return 4 * beta / width * np.sum((scale * np.sqrt(tail) / targets - 1) ** 2)
     total = 0.0
     for n in range(tau, width + 1):
         ratio = variances[n - 1] / (fixed[tau - 1] * (n / tau) ** -alpha)

@@ -93,7 +93,7 @@ CALLS = {
                 for value in (-1, float("nan"), float("inf"), "1", True, None)
             ),
             *(("exact", value) for value in NO_BOOLEANS),
-            *(("log_ratio", value) for value in NO_BOOLEANS),
+            *(("form", value) for value in ("ratio", None, True, ["log"])),
             *(("reduction", value) for value in ("rows", None, ["flatten"])),
         ],
     ),

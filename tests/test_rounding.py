@@ -197,12 +197,12 @@ class TestBackup:
     @pytest.fixture
     def regularizer(self):
         regularizer = kp.SpectralActivityRegularizer(tau=1)
-        regularizer.eigenbasis.assign(np.eye(3), share=0.5)
+        regularizer.eigenbasis.assign(np.eye(3), share=0.5, strength=1.0)
         return regularizer
 
     def write(self, folder, regularizer):
         spectrum = kp.Spectrum([2.0, 1.0, 1e-6], (1, 2), floor=1e-5)
-        renewal = Renewal(spectrum, staleness=0.5, penalty=3.0)
+        renewal = Renewal(spectrum, staleness=0.5, penalty=3.0, dead=0.1)
         backup = BasisBackup(folder)
         backup.write(7, CallbackState(7, 0, 1), [(regularizer, renewal)])
         return backup

@@ -48,7 +48,8 @@ def test_a_model_predicts_and_trains(model, data):
         for name in ("map", "hidden")
     )
     assert (first["tau"], first["reduction"]) == (2, "channels")
-    assert (second["alpha"], second["beta"], second["log_ratio"]) == (1.5, 2.0, True)
+    assert first["form"] == "paper"  # the only one when it was written, but "log"
+    assert (second["alpha"], second["beta"], second["form"]) == (1.5, 2.0, "log")
     clone = keras.saving.load_model(SAVED / "model.keras")
     refresh = kp.EigenbasisRefresh(data["x"])
     history = clone.fit(data["x"], data["y"], verbose=0, callbacks=[refresh]).history

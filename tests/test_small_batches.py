@@ -34,7 +34,7 @@ def penalties(tails):
     """Eq. (2) for each row, with β such that it is the sum over the directions."""
 
     def penalty(tail):
-        return power_law_penalty(tail, tau=TAU, beta=WIDTH)
+        return power_law_penalty(tail, tau=TAU, beta=WIDTH, form="paper")
 
     return ops.vectorized_map(penalty, tails)
 
@@ -159,6 +159,32 @@ class TestAnchors:
         assert scale < 0.1
         scale, ratio = descent.descend(force=descent.log_ratio_force, **settings)
         np.testing.assert_allclose([scale, ratio], 1.0, atol=0.02)
+
+    def test_the_nearest_power_law_holds_the_deviations(self):
+        for batch in (8, 64):
+            scale, ratio = descent.descend(
+                batch, "nearest", descent.deviation_force, steps=1000
+            )
+            np.testing.assert_allclose([scale, ratio], 1.0, atol=0.03)
+
+    @pytest.mark.parametrize("batch", [2, 4, 64])
+    def test_a_batch_scales_the_penalty_of_the_deviations_and_adds_to_it(self, batch):
+        # E R = c² R(λ) + 4 (1 − c²) β M/N, c = E √(χ²/d), so that the minimum stays.
+        units = 2000
+        n = np.arange(TAU, units + 1)
+        tail = n**-1.6
+        d = batch - 1
+        c = np.sqrt(2 / d) * np.exp(
+            special.gammaln((d + 1) / 2) - special.gammaln(d / 2)
+        )
+        draws = tail * estimates(batch, (100, len(n)), np.random.default_rng(8))
+        *drawn, true = (
+            float(power_law_penalty(ops.convert_to_tensor(each)))
+            for each in (*draws, tail)
+        )
+        simulated = np.mean(drawn)
+        expected = c**2 * true + 4 * (1 - c**2) * len(n) / units
+        np.testing.assert_allclose(simulated, expected, rtol=0.02)
 
 
 class TestBasisFromFewExamples:

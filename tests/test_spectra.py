@@ -21,6 +21,7 @@ from keras_powerlaw.spectral.penalty import (
 from keras_powerlaw.spectral.spectrum import fit_power_law
 
 ALPHAS = [0.5, 1.0, 1.5, 2.0]
+FORMS = ["deviation", "paper", "log"]
 
 
 def numpy(tensor):
@@ -33,7 +34,7 @@ class TestPenalty:
     def test_equals_equation_2(self, alpha, tau):
         variances = np.sort(np.random.default_rng(0).gamma(1.0, size=60))[::-1]
         value = power_law_penalty(
-            ops.convert_to_tensor(variances[tau - 1 :]), alpha, tau, beta=3.0
+            ops.convert_to_tensor(variances[tau - 1 :]), alpha, tau, 3.0, "paper"
         )
         expected = reference.penalty(variances, alpha, tau, beta=3.0)
         np.testing.assert_allclose(numpy(value), expected, rtol=1e-6)
@@ -43,16 +44,17 @@ class TestPenalty:
         estimates = np.random.default_rng(1).gamma(1.0, size=80)
         ordered = np.sort(estimates)[::-1]
         value = power_law_penalty(
-            ops.convert_to_tensor(ordered[10:]), alpha, tau=11, beta=2.0
+            ops.convert_to_tensor(ordered[10:]), alpha, 11, 2.0, "paper"
         )
         expected = reference.authors_penalty(estimates, alpha, beta=2.0)
         np.testing.assert_allclose(numpy(value), expected, rtol=1e-6)
 
+    @pytest.mark.parametrize("form", FORMS)
     @pytest.mark.parametrize("alpha", ALPHAS)
-    def test_is_zero_on_an_exact_power_law(self, alpha):
+    def test_is_zero_on_an_exact_power_law(self, alpha, form):
         n = np.arange(10, 501)
         tail = ops.convert_to_tensor((7.0 * n**-alpha).astype("float32"))
-        assert abs(float(power_law_penalty(tail, alpha, tau=10))) < 1e-6
+        assert abs(float(power_law_penalty(tail, alpha, form=form))) < 1e-6
 
     def test_counts_too_slow_a_decay_twice(self):
         # λ/γ = 1 + d against 1 − d, for n > τ: d² + d against d².
@@ -60,8 +62,10 @@ class TestPenalty:
         above, below = 1.0 / n, 1.0 / n
         above[1:] *= 1 + d
         below[1:] *= 1 - d
-        slow = float(power_law_penalty(ops.convert_to_tensor(above)))
-        fast = float(power_law_penalty(ops.convert_to_tensor(below)))
+        slow, fast = (
+            float(power_law_penalty(ops.convert_to_tensor(tail), form="paper"))
+            for tail in (above, below)
+        )
         np.testing.assert_allclose(slow, 90 / 100 * (d**2 + d), rtol=1e-5)
         np.testing.assert_allclose(fast, 90 / 100 * d**2, rtol=1e-5)
 
@@ -70,28 +74,67 @@ class TestPenalty:
         # A power law of another exponent: log λₙ/γₙ = (α − 1.7) log n/τ.
         n = np.arange(10, 101)
         value = power_law_penalty(
-            ops.convert_to_tensor(3.0 * n**-1.7), alpha, 10, beta=2.0, log_ratio=True
+            ops.convert_to_tensor(3.0 * n**-1.7), alpha, 10, beta=2.0, form="log"
         )
         logs = (alpha - 1.7) * np.log(n)
         expected = 2.0 / 100 * np.sum((logs - logs[:31].mean()) ** 2)
         np.testing.assert_allclose(numpy(value), expected, rtol=1e-5)
 
-    @pytest.mark.parametrize("log_ratio", [False, True])
-    def test_gradient_for_a_small_eigenvalue(self, log_ratio):
-        # With respect to log λ, at λ/γ = r: 2r (r − 1), which vanishes with r, or
-        # 2 log r, which does not.
-        r = 1e-3
+    @pytest.mark.parametrize("alpha", ALPHAS)
+    def test_deviation_is_one_minus_a_squared_cosine(self, alpha):
+        # Between the standard deviations over those of the power law, and a constant.
+        variances = np.random.default_rng(0).gamma(1.0, size=91)
+        value = power_law_penalty(ops.convert_to_tensor(variances), alpha, 10, 0.25)
+        ratios = np.sqrt(variances * np.arange(10, 101) ** alpha)
+        cosine = ratios.sum() / np.linalg.norm(ratios) / np.sqrt(91)
+        np.testing.assert_allclose(float(value), 0.91 * (1 - cosine**2), rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("form", "slope"),
+        [
+            ("paper", lambda r: 2 * r * (r - 1)),
+            ("log", lambda r: 2 * np.log(r)),
+            ("deviation", lambda r: 4 * (r - np.sqrt(r))),
+        ],
+    )
+    def test_gradient_for_a_small_eigenvalue(self, form, slope):
+        # With respect to log λ, at λ/γ = r. That with respect to an activity is larger
+        # by 2/√λ: it vanishes, is unbounded, and stays as it is.
+        small, tau = 1e-3, 1
         tail = 1 / np.arange(1, 6)
-        tail[4] *= r
+        tail[4] *= small
         _, gradient = value_and_gradient(
-            lambda tail: power_law_penalty(tail, 1.0, 1, 1.0, log_ratio), tail
+            lambda tail: power_law_penalty(tail, 1.0, tau, 1.0, form), tail
         )
-        expected = 2 * np.log(r) if log_ratio else 2 * r * (r - 1)
-        np.testing.assert_allclose(gradient[4] * tail[4], expected / 5, rtol=1e-4)
+        deviations = np.sqrt(tail * np.arange(1, 6))
+        kappa = (np.sum(deviations**2) / np.sum(deviations)) ** 2
+        r = small / kappa if form == "deviation" else small
+        np.testing.assert_allclose(gradient[4] * tail[4], slope(r) / 5, rtol=1e-4)
+
+    def test_near_the_target_all_forms_are_the_same_square(self):
+        n = np.arange(10, 101)
+        # Departures that leave κ where it is, to first order, in every form.
+        wave = 1e-3 * np.sin(2 * np.pi * (n - 10) / 30) * (n < 40)
+        tail = ops.convert_to_tensor((1 + wave) / n)
+        expected = np.sum(wave**2) / 100
+        log, deviation = (
+            float(power_law_penalty(tail, form=form)) for form in ("log", "deviation")
+        )
+        np.testing.assert_allclose([log, deviation], expected, rtol=2e-2)
+
+    @pytest.mark.parametrize("scale", [1e-6, 1e6])
+    def test_deviation_knows_no_scale(self, scale):
+        tail = np.random.default_rng(3).gamma(1.0, size=91)
+        value, gradient = value_and_gradient(power_law_penalty, tail)
+        scaled, smaller = value_and_gradient(power_law_penalty, scale * tail)
+        np.testing.assert_allclose(scaled, value, rtol=1e-5)
+        np.testing.assert_allclose(scale * smaller, gradient, rtol=1e-3, atol=1e-7)
+        # Nothing pushes all eigenvalues up or down together.
+        assert abs(np.sum(gradient * tail)) < 1e-4 * np.sum(np.abs(gradient * tail))
 
     def test_log_ratio_of_a_dead_direction_is_finite(self):
         value, gradient = value_and_gradient(
-            lambda tail: power_law_penalty(tail, 0.0, 1, log_ratio=True),
+            lambda tail: power_law_penalty(tail, 0.0, 1, form="log"),
             np.array([1.0, 1.0, 1.0, 1.0, 0.0]),
         )
         np.testing.assert_allclose(value, np.log(1e-7) ** 2 / 5, rtol=1e-5)
@@ -101,20 +144,22 @@ class TestPenalty:
         # In every batch, the gradients for log λₙ over the band of κ sum to zero.
         tail = np.random.default_rng(13).gamma(2.0, size=31)
         _, gradient = value_and_gradient(
-            lambda tail: power_law_penalty(tail, 1.3, 10, log_ratio=True), tail
+            lambda tail: power_law_penalty(tail, 1.3, 10, form="log"), tail
         )
         assert abs(np.sum(gradient * tail)) < 1e-5 * np.sum(np.abs(gradient * tail))
 
-    @pytest.mark.parametrize("log_ratio", [False, True])
-    def test_is_zero_without_an_anchor(self, log_ratio):
-        tail = ops.zeros((5,))
-        assert float(power_law_penalty(tail, tau=3, log_ratio=log_ratio)) == 0.0
+    @pytest.mark.parametrize("form", FORMS)
+    def test_is_zero_without_a_target(self, form):
+        value, gradient = value_and_gradient(
+            lambda tail: power_law_penalty(tail, tau=3, form=form), np.zeros(5)
+        )
+        assert value == 0.0 and not gradient.any()
 
-    @pytest.mark.parametrize("log_ratio", [False, True])
-    @pytest.mark.parametrize("tail", [[np.nan, 1.0], [1.0, np.nan]])
-    def test_passes_nan_on(self, tail, log_ratio):
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("tail", [[np.nan, 1.0], [1.0, np.nan], [np.nan, 0.0]])
+    def test_passes_nan_on(self, tail, form):
         tail = ops.convert_to_tensor(np.array(tail, "float32"))
-        value = power_law_penalty(tail, tau=3, log_ratio=log_ratio)
+        value = power_law_penalty(tail, tau=3, form=form)
         assert np.isnan(float(value))
 
 

@@ -421,6 +421,58 @@ class TestDyingLayers:
         assert len(history["loss"]) == 40 and np.all(np.isfinite(history["loss"]))
         assert regularizer_of(model).basis is not None
 
+    def test_the_penalty_yields_and_comes_back(self, data):
+        strengths = []
+
+        class KillAndRevive(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                layer = self.model.get_layer("hidden")
+                if epoch == 1:
+                    within_fit(self.model)
+                    self.kernel = to_numpy(layer.kernel)
+                    layer.kernel.assign(np.zeros((12, UNITS)))
+                elif epoch == 3:
+                    within_fit(self.model)
+                    layer.kernel.assign(self.kernel)
+
+            def on_epoch_end(self, epoch, logs=None):
+                basis = regularizer_of(self.model).eigenbasis
+                strengths.append((basis.yielded_to, logs["hidden_share"], logs["loss"]))
+
+        model = regularized(keras.optimizers.SGD(0.0))
+        refresh = kp.EigenbasisRefresh(data[0], every_epochs=1)
+        with pytest.warns(UserWarning, match="at 0.01 of its strength. .* smaller"):
+            history = model.fit(
+                *data,
+                epochs=8,
+                verbose=0,
+                callbacks=[refresh, KillAndRevive()],
+            ).history
+        left = [strength for strength, _, _ in strengths]
+        np.testing.assert_allclose(left, [1, 1, 0.1, 0.01, 0.02, 0.04, 0.08, 0.16])
+        np.testing.assert_allclose(
+            history["hidden_share"],
+            np.multiply(left, history["hidden_penalty"]) / history["loss"],
+        )
+        # Where the basis is known, the loss of a batch shows the strength.
+        x = data[0]
+        model(x)
+        assert float(sum(model.losses)) == pytest.approx(
+            left[-1] * history["hidden_penalty"][-1], rel=0.05
+        )
+
+    def test_constant_units_and_rank_are_logged(self, data):
+        model = regularized(keras.optimizers.SGD(0.0))
+        kernel = to_numpy(model.get_layer("hidden").kernel)
+        kernel[:, :6] = 0
+        model.get_layer("hidden").kernel.assign(kernel)
+        for x in (None, data[0]):
+            history = model.fit(
+                *data, epochs=9, verbose=0, callbacks=[kp.EigenbasisRefresh(x)]
+            ).history
+            assert history["hidden_dead"][-1] == 6 / UNITS
+            assert history["hidden_rank"][-1] == UNITS - 6
+
     def test_one_that_is_dead_at_first_is_an_error(self, data):
         model = regularized(keras.optimizers.SGD(0.0))
         model.get_layer("hidden").kernel.assign(np.zeros((12, UNITS)))

@@ -11,6 +11,10 @@ def log_ratio_force(r):
     return 2 * np.log(r)
 
 
+def deviation_force(r):
+    return 4 * (r - np.sqrt(r))
+
+
 ANCHORS = {
     "own": lambda estimates, decay, size, refreshed: estimates[0],
     "sum": lambda estimates, decay, size, refreshed: (
@@ -18,6 +22,10 @@ ANCHORS = {
     ),
     "geometric": lambda estimates, decay, size, refreshed: np.exp(
         np.mean(np.log((estimates / decay)[:size]))
+    ),
+    # That of the deviation form: the nearest power law.
+    "nearest": lambda estimates, decay, size, refreshed: (
+        ((estimates / decay).sum() / np.sqrt(estimates / decay).sum()) ** 2
     ),
     "refresh": lambda estimates, decay, size, refreshed: (
         refreshed[0] * estimates.sum() / refreshed.sum()
@@ -30,8 +38,8 @@ def descend(batch, anchor, force, *, width=200, tau=10, last=40, steps=4000, rat
 
     Args:
         batch: B.
-        anchor: `"own"`, `"sum"`, `"geometric"` or `"refresh"` (the true λ_τ of every
-            20 steps, times the growth of the tail's sum since).
+        anchor: `"own"`, `"sum"`, `"geometric"`, `"nearest"` or `"refresh"` (the true
+            λ_τ of every 20 steps, times the growth of the tail's sum since).
         force: The derivative of one direction's penalty for log λₙ.
         width: N.
         tau: τ.

@@ -24,7 +24,7 @@ def network_table(width=200, tau=10, images=30000):
                 keras.layers.Dense(width, activation="tanh"),
                 keras.layers.BatchNormalization(
                     activity_regularizer=kp.SpectralActivityRegularizer(
-                        tau=tau, beta=5.0
+                        tau=tau, beta=5.0, form="paper"
                     ),
                     name="hidden",
                 ),

@@ -8,7 +8,7 @@ from keras_powerlaw.spectral.spectrum import fit_power_law
 
 from .bases import sample_eigenvectors
 from .closed_forms import Ratio, anchors, equilibrium, expected_penalty
-from .descent import ANCHORS, descend, eq2_force, log_ratio_force
+from .descent import ANCHORS, descend, deviation_force, eq2_force, log_ratio_force
 
 
 def batch_table():
@@ -39,7 +39,12 @@ def anchors_table(width=1000):
 def descent_table():
     """Where gradient descent ends, by penalty, anchor and batch."""
     yield "penalty", "anchor", "B", "λ_τ over its start", "tail over λ_τ"
-    for name, force in {"eq. (2)": eq2_force, "log ratio": log_ratio_force}.items():
+    forces = {
+        "eq. (2)": eq2_force,
+        "log ratio": log_ratio_force,
+        "deviation": deviation_force,
+    }
+    for name, force in forces.items():
         for anchor in ANCHORS:
             for batch in (64, 500, 3000):
                 scale, ratio = descend(batch, anchor, force)
@@ -72,7 +77,7 @@ def refresh_table(ratios=(0.5, 1, 1.5, 2, 3, 5, 10)):
                     )
                     for end in ends
                 ]
-                penalty = power_law_penalty(along[9:], exponent)
+                penalty = power_law_penalty(along[9:], exponent, form="paper")
                 yield (
                     *(exponent, width, ratio),
                     *(f"{value:.2f}" for value in exponents),

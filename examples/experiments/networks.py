@@ -77,6 +77,7 @@ def penalized(model, hidden, settings):
             alpha,
             settings["tau"],
             settings["beta"],
+            form="paper",
         )
     if condition == "jacobian":
         return kp.add_jacobian_regularizer(model, beta=0.01)

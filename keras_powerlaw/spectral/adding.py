@@ -15,7 +15,7 @@ from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.copying import copy_model
 from keras_powerlaw.support.layers import find_layer, is_sequential_or_functional
 from keras_powerlaw.support.memory import require_memory
-from keras_powerlaw.support.types import Reduction
+from keras_powerlaw.support.types import Form, Reduction
 from keras_powerlaw.support.units import output_units
 
 
@@ -27,7 +27,7 @@ def add_spectral_regularizer(
     beta: float | Sequence[float] = 1.0,
     *,
     exact: bool = False,
-    log_ratio: bool = False,
+    form: Form = "deviation",
     reduction: Reduction = "flatten",
 ) -> keras.Model:
     """Gives layers of an existing model a `SpectralActivityRegularizer`.
@@ -44,7 +44,7 @@ def add_spectral_regularizer(
             Defaults to 1.
         exact: See `SpectralActivityRegularizer`; the same for all layers. Defaults to
             `False`.
-        log_ratio: Likewise. Defaults to `False`.
+        form: Likewise. Defaults to `"deviation"`.
         reduction: Likewise. Defaults to `"flatten"`.
 
     Returns:
@@ -109,7 +109,7 @@ def add_spectral_regularizer(
             layer_tau,
             layer_beta,
             exact=exact,
-            log_ratio=log_ratio,
+            form=form,
             reduction=reduction,
         )
         units = output_units(layer, reduction)

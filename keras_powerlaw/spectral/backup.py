@@ -58,11 +58,13 @@ class BasisBackup:
         for index, (regularizer, renewal) in enumerate(layers):
             if renewal is not None:
                 arrays[f"basis{index}"] = regularizer.eigenbasis.to_float32()
+                arrays[f"strength{index}"] = regularizer.eigenbasis.yielded_to
                 arrays[f"eigenvalues{index}"] = renewal.spectrum.eigenvalues
                 arrays[f"fit_range{index}"] = renewal.spectrum.fit_range
                 arrays[f"floor{index}"] = renewal.spectrum.floor
                 arrays[f"staleness{index}"] = renewal.staleness
                 arrays[f"penalty{index}"] = renewal.penalty
+                arrays[f"dead{index}"] = renewal.dead
             if regularizer.window is not None:
                 for name, array in regularizer.window.to_arrays().items():
                     arrays[f"{name}_of{index}"] = array
@@ -122,7 +124,7 @@ def _restore_basis(
 ) -> Renewal | None:
     if f"basis{index}" not in arrays:
         return None
-    # Files of version 0.1 have neither floor nor penalty.
+    # Files of version 0.1 have neither floor, penalty, dead units nor strength.
     floor = arrays.get(f"floor{index}")
     spectrum = Spectrum(
         arrays[f"eigenvalues{index}"],
@@ -130,9 +132,13 @@ def _restore_basis(
         None if floor is None else float(floor),
     )
     share = share_of_first(spectrum.eigenvalues[regularizer.tau - 1 :])
-    regularizer.eigenbasis.assign(arrays[f"basis{index}"], share)
-    penalty = arrays.get(f"penalty{index}", np.nan)
-    return Renewal(spectrum, float(arrays[f"staleness{index}"]), float(penalty))
+    strength = float(arrays.get(f"strength{index}", 1.0))
+    regularizer.eigenbasis.assign(arrays[f"basis{index}"], share, strength)
+    staleness, penalty, dead = (
+        float(arrays.get(f"{name}{index}", np.nan))
+        for name in ("staleness", "penalty", "dead")
+    )
+    return Renewal(spectrum, staleness, penalty, dead)
 
 
 def _modified(path: Path) -> int:

@@ -17,9 +17,17 @@ from keras_powerlaw.support.keras_internals import retrace, strategy_of
 from keras_powerlaw.support.replicas import of_first_process
 from keras_powerlaw.support.variables import discard_state, is_on_host, state_variable
 
+# A penalty under which a layer loses its directions yields by this factor, …
+YIELDING = 0.1
+# … and comes back by this one with every refresh that finds enough of them again.
+RETURNING = 2.0
+
 
 class Eigenbasis:
-    """Eigenvectors of a layer's covariance, and the share of λ_τ in its spectrum.
+    """Eigenvectors of a layer's covariance, and what goes with them.
+
+    That is `share`, the share of λ_τ in the spectrum, and `strength`, the factor to
+    which the penalty has yielded, 1 if it has not.
 
     They are absent until the first refresh. `prepare()` makes room for them before
     they are known: zeros, along which there is no variance, and so no penalty.
@@ -38,16 +46,24 @@ class Eigenbasis:
         self._dtype = dtype
         self.variable: keras.Variable | None = None
         self.share: keras.Variable | None = None
+        self.strength: keras.Variable | None = None
+        # The value of `strength`, which on JAX can't be read within `fit()`.
+        self.yielded_to = 1.0
         self.is_known = False
 
-    def prepare(self, units: int) -> tuple[keras.Variable, keras.Variable]:
-        """Returns the variables of basis and share, created if there are none."""
-        if self.variable is None or self.share is None:
+    def prepare(
+        self, units: int
+    ) -> tuple[keras.Variable, keras.Variable, keras.Variable]:
+        """Returns basis, share and strength, created if there are none."""
+        if self.variable is None or self.share is None or self.strength is None:
             shape = (units, units - self._first + 1)
             dtype = self._dtype or product_dtype(units)
             self.variable = state_variable(self._layer, "basis", shape, dtype)
             self.share = state_variable(self._layer, "share", (), "float32")
-        return self.variable, self.share
+            self.strength = state_variable(
+                self._layer, "strength", (), "float32", initializer="ones"
+            )
+        return self.variable, self.share, self.strength
 
     def renew(self, eigenvectors: Any, eigenvalues: Any = None) -> None:
         """Stores the needed eigenvectors, and λ_τ / Σₙ λₙ over n ≥ τ.
@@ -62,23 +78,32 @@ class Eigenbasis:
             if eigenvalues is None
             else share_of_first(eigenvalues[self._first - 1 :])
         )
-        self.assign(eigenvectors[:, self._first - 1 :], share)
+        strength = min(1.0, RETURNING * self.yielded_to)
+        self.assign(eigenvectors[:, self._first - 1 :], share, strength)
 
-    def assign(self, needed: Any, share: float) -> None:
-        """Stores the needed eigenvectors, as of `to_float32()`, and the share."""
-        basis_variable, share_variable = self.prepare(needed.shape[0])
-        for variable, value in (
-            (basis_variable, needed),
-            (share_variable, np.float32(share)),
-        ):
+    def assign(self, needed: Any, share: float, strength: float) -> None:
+        """Stores the needed eigenvectors, as of `to_float32()`, share and strength."""
+        variables = self.prepare(needed.shape[0])
+        values = (needed, np.float32(share), np.float32(strength))
+        for variable, value in zip(variables, values, strict=True):
             variable.assign(of_first_process(value, variable))
+        self.yielded_to = strength
         self.is_known = True
+
+    def weaken(self) -> None:
+        """Lets the penalty yield."""
+        self.yielded_to *= YIELDING
+        if self.strength is not None:
+            value = of_first_process(np.float32(self.yielded_to), self.strength)
+            self.strength.assign(value)
 
     def discard(self) -> None:
         """Removes the variables: the eigenbasis is absent again."""
         discard_state(self._layer, "basis")
         discard_state(self._layer, "share")
-        self.variable = self.share = None
+        discard_state(self._layer, "strength")
+        self.variable = self.share = self.strength = None
+        self.yielded_to = 1.0
         self.is_known = False
 
     def to_float32(self) -> NDArray[np.float32]:

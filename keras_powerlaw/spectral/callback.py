@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
 from keras_powerlaw.spectral.backup import BasisBackup, CallbackState
 from keras_powerlaw.spectral.basis import renewing
 from keras_powerlaw.spectral.layers import named_layers
 from keras_powerlaw.spectral.refresh import discard_unknown_bases
+from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.spectral.renewal import NO_RENEWAL, Renewal
 from keras_powerlaw.spectral.schedule import Schedule
 from keras_powerlaw.spectral.sources import Data, Source, TrainingSteps
@@ -38,16 +40,25 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     default at the start of every epoch and every 20 steps within it. For the paper's
     schedule, every epoch on all examples, pass `x, every_epochs=1, max_samples=None`.
 
-    For each layer it logs three figures from the last refresh, NaN before the first:
-    `<layer name>_exponent`; `<layer name>_penalty`, that of the measured spectrum,
-    which unlike the loss does not depend on the batch size; and `<layer
-    name>_staleness`, the share of it that the previous basis no longer showed, between
-    0 and 1, NaN at the first refresh. Layers of equal names are logged by their paths,
-    `tower/hidden_exponent`. A network can satisfy the
-    penalty in a stale basis while its true spectrum stays the same. The callback warns
-    if, for at least 200 steps and five refreshes, the staleness stayed above one half
-    and the exponent came no closer to α. List the callback before `CSVLogger` and
-    `TensorBoard`, so that they see these logs.
+    For each layer it logs figures from the last refresh, NaN before the first:
+
+    - `<layer name>_exponent`, fitted from n = τ + 1;
+    - `<layer name>_penalty`, that of the measured spectrum, which unlike the loss does
+      not depend on the batch size, and `<layer name>_share`, the share of the epoch's
+      loss that it is, after the penalty has yielded (below);
+    - `<layer name>_staleness`, the share of the penalty that the previous basis no
+      longer showed, between 0 and 1, NaN at the first refresh;
+    - `<layer name>_rank`, the number of directions in which the activations vary, and
+      `<layer name>_dead`, the share of units that are constant.
+
+    Layers of equal names are logged by their paths, `tower/hidden_exponent`. A layer
+    whose activations vary in fewer than τ directions keeps its basis, and its penalty
+    yields to a tenth, with a warning; with every later refresh it doubles again.
+
+    A network can satisfy the penalty in a stale basis while its true spectrum stays the
+    same. The callback warns if, for at least 200 steps and five refreshes, the
+    staleness stayed above one half and the exponent came no closer to α. List the
+    callback before `CSVLogger` and `TensorBoard`, so that they see these logs.
 
     Args:
         x: Training data to measure on; see `measure_spectrum()`. Defaults to `None`:
@@ -78,8 +89,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     Raises:
         ValueError: If an argument is invalid; at the first refresh, as
-            `refresh_eigenbasis()`. A layer whose activations become degenerate later
-            keeps its last basis, with a warning.
+            `refresh_eigenbasis()`.
 
     Example: see `SpectralActivityRegularizer`.
 
@@ -158,11 +168,16 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         self._steps += self._steps_in_epoch
         if logs is not None:
-            for name in named_layers(self.model):
+            for name, layer in named_layers(self.model).items():
                 renewal = self.renewals.get(name, NO_RENEWAL)
+                strength = layer.activity_regularizer.eigenbasis.yielded_to
+                share = strength * renewal.penalty / logs.get("loss", np.nan)
                 logs[f"{name}_exponent"] = renewal.spectrum.exponent
                 logs[f"{name}_staleness"] = renewal.staleness
                 logs[f"{name}_penalty"] = renewal.penalty
+                logs[f"{name}_share"] = share
+                logs[f"{name}_rank"] = renewal.spectrum.rank or np.nan
+                logs[f"{name}_dead"] = renewal.dead
         if self.backup is not None:
             self._back_up(self.backup)
 
@@ -190,11 +205,11 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             print(f"\nThe spectral penalty begins with step {step + 1}.", flush=True)
         layers = named_layers(self.model)
         for name, renewal in renewals.items():
-            alpha = layers[name].activity_regularizer.alpha
-            watch = self._watches.setdefault(name, StalenessWatch(alpha))
+            regularizer = layers[name].activity_regularizer
+            watch = self._watches.setdefault(name, StalenessWatch(regularizer.alpha))
             steps = watch.observe(step, renewal.staleness, renewal.spectrum.exponent)
             if steps is not None:
-                _warn_of_stale_basis(name, alpha, steps, renewal)
+                _warn_of_stale_basis(name, regularizer, steps, renewal)
 
     def _end_without_basis(self) -> None:
         missing = discard_unknown_bases(self.model)
@@ -243,12 +258,16 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
 
-def _warn_of_stale_basis(name: str, alpha: float, steps: int, renewal: Renewal) -> None:
+def _warn_of_stale_basis(
+    name: str, regularizer: SpectralActivityRegularizer, steps: int, renewal: Renewal
+) -> None:
+    larger_gradient = ', or take `form="deviation"`, whose gradient is larger'
     warnings.warn(
         f"The penalty of layer '{name}' is satisfied in a stale basis: for "
         f"{steps} steps, the basis showed less than half of "
         f"it at every refresh, and the exponent, {renewal.spectrum.exponent:.2f}, has "
-        f"come no nearer to alpha={alpha:g}. Refresh more often, with a smaller "
-        "`every_steps`, or set `log_ratio=True`, whose gradient is larger.",
+        f"come no nearer to alpha={regularizer.alpha:g}. Refresh more often, with a "
+        f"smaller `every_steps`{larger_gradient if regularizer.form == 'paper' else ''}"
+        ".",
         stacklevel=2,
     )

@@ -45,7 +45,7 @@ def decompose_samples(
     if on_host is None:
         on_host = is_on_host(samples)
     decompose = _on_host if on_host else _on_device
-    ascending, vectors, largest = decompose(samples)
+    ascending, vectors, variances, largest = decompose(samples)
     # Rounding can leave eigenvalues of a singular covariance slightly below zero.
     eigenvalues = np.maximum(ascending[::-1], 0)
     count, units = samples.shape
@@ -54,34 +54,37 @@ def decompose_samples(
         rounding_floor(epsilon, largest, units, count),
         EIGENVALUE_ERRORS * epsilon_of("float32") * float(eigenvalues[0]),
     )
-    return Decomposition(
-        eigenvalues, vectors, floor, functools.partial(projected_variances, samples)
-    )
+    along = functools.partial(projected_variances, samples)
+    return Decomposition(eigenvalues, vectors, variances, floor, along)
 
 
-# Both return the eigenvalues, smallest first, the eigenvectors, largest first, and the
-# largest mean square of a unit.
+# Both return the eigenvalues, smallest first, the eigenvectors, largest first, the
+# variances of the units, and the largest mean square of one.
 
 
 def _on_host(
     samples: Tensor,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], float]:
     array = np.asarray(ops.convert_to_numpy(samples))
     mean = array.mean(axis=0, dtype="float64").astype("float32")
     centered = array - mean
     # A view of its transpose is what BLAS reads without a copy.
     sigma = scipy.linalg.blas.ssyrk(1 / (len(array) - 1), centered.T, lower=True)
     del centered  # before LAPACK needs memory
-    largest = float(np.max(mean**2 + sigma.diagonal()))
+    variances = sigma.diagonal().copy()  # LAPACK overwrites it
+    largest = float(np.max(mean**2 + variances))
     ascending, vectors = scipy.linalg.eigh(
         sigma, driver="evd", overwrite_a=True, check_finite=False
     )
-    return ascending, vectors[:, ::-1], largest
+    return ascending, vectors[:, ::-1], variances, largest
 
 
-def _on_device(samples: Tensor) -> tuple[NDArray[np.float32], Tensor, float]:
+def _on_device(
+    samples: Tensor,
+) -> tuple[NDArray[np.float32], Tensor, NDArray[np.float32], float]:
     mean, sigma = covariance(samples)
-    largest = float(ops.max(ops.square(mean) + ops.diagonal(sigma)))
+    variances = ops.diagonal(sigma)
+    largest = float(ops.max(ops.square(mean) + variances))
     ascending, vectors = ops.linalg.eigh(sigma)
-    ascending = np.asarray(ops.convert_to_numpy(ascending))
-    return ascending, ops.flip(vectors, axis=1), largest
+    ascending, variances = map(ops.convert_to_numpy, (ascending, variances))
+    return ascending, ops.flip(vectors, axis=1), variances, largest

@@ -15,7 +15,12 @@ from keras_powerlaw.support.replicas import (
     replica_context,
     sum_over_replicas,
 )
-from keras_powerlaw.support.types import Tensor
+from keras_powerlaw.support.types import Form, Tensor
+
+# Of an eigenvalue to its target: below the resolution of float32.
+SMALLEST_RATIO = 1e-7
+# In a batch of fewer samples, λ_τ is too noisy a target; docs/theory.md derives it.
+FEWEST_FOR_ANCHOR = 16
 
 
 def covariance(activity: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,52 +110,85 @@ def power_law_penalty(
     alpha: float = 1.0,
     tau: int = 10,
     beta: float = 1.0,
-    log_ratio: bool = False,
+    form: Form = "deviation",
     anchor: Tensor | None = None,
 ) -> Tensor:
-    """Distance of a spectrum from a power law.
+    """Distance of a spectrum from a power law γₙ = κ n^(−α), in one of three forms.
 
-    R = β/N Σ_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],
-    γₙ = κ n^(−α),  κ constant and such that γ_τ = λ_τ
+    R = β/N Σ_{n=τ}^{N} dₙ, in which κ is a constant for the gradient:
 
-    The gradient of these terms vanishes as λₙ approaches zero. That of the log-ratio
-    form does not:
+    - `"deviation"`: dₙ = 4 (√(λₙ/γₙ) − 1)², and κ makes R smallest:
+      √κ = Σ λₙ n^α / Σ √(λₙ n^α), both n = τ … N.
+    - `"paper"`: dₙ = (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1), and γ_τ = λ_τ, eq. (2).
+    - `"log"`: dₙ = (log λₙ/γₙ)², and log κ = mean of log λₙ n^α, n = τ … 4τ.
 
-    R = β/N Σ_{n=τ}^{N} (log λₙ/γₙ)²,  log κ = mean of log λₙ n^α, n = τ … 4τ
-
-    Its κ, a mean over several eigenvalues, is less noisy in small batches. In eq. (2),
-    such a κ would decrease without bound: every eigenvalue there settles below its
-    target, and would pull κ down with it.
+    Near the target, all three squares are (λₙ/γₙ − 1)². Far below it, the gradient with
+    respect to a unit's activations vanishes in eq. (2), grows without bound in the
+    logarithm, and does neither in the ratio of standard deviations. docs/theory.md
+    compares them.
 
     Args:
         tail: Tensor of shape `(N − tau + 1,)`: the eigenvalues λ_τ … λ_N.
         alpha: Exponent α of the target. Defaults to 1.
         tau: 1-based index of the first eigenvalue in `tail`. Defaults to 10.
         beta: Strength β. Defaults to 1.
-        log_ratio: Whether to use the log-ratio form, in which eigenvalues below 1e-7
-            (the resolution of float32) times the power law through λ_τ are raised to
-            that. Defaults to `False`.
-        anchor: The variance γ_τ through which the target passes, a scalar. Defaults to
-            `None`: λ_τ.
+        form: `"deviation"`, `"paper"` or `"log"`. In the first and the last,
+            eigenvalues below 1e-7 (the resolution of float32) of their targets are
+            raised to that. Defaults to `"deviation"`.
+        anchor: With `"paper"`, the variance γ_τ through which the target passes, a
+            scalar. Defaults to `None`: λ_τ.
 
     Returns:
-        A scalar. It is zero where λ_τ is zero (a batch of one example, or constant
-        activations), since there is no target without an anchor.
+        A scalar. It is zero where there is no target: where λ_τ is zero, or, with
+        `"deviation"`, all eigenvalues are (a batch of one example, or constant
+        activations).
 
     Reference:
         Nassar et al. (2020), eq. (2).
     """
     width = tau - 1 + tail.shape[0]
     decay = (np.arange(tau, width + 1) / tau) ** -float(alpha)
-    # `not_equal`, so that NaN propagates and does not count as a missing anchor.
-    has_target = ops.not_equal(tail[0], 0)
-    anchor = ops.stop_gradient(tail[0] if anchor is None else anchor)
-    target = ops.where(has_target, anchor, 1) * ops.cast(decay, tail.dtype)
-    ratio = tail / target
-    if log_ratio:
-        logs = ops.log(ops.maximum(ratio, 1e-7))
-        terms = ops.square(logs - ops.stop_gradient(ops.mean(logs[: 3 * tau + 1])))
+    levels = tail / ops.cast(decay, tail.dtype)  # all the same on a power law
+    known = ops.sum(levels) if form == "deviation" else levels[0]
+    # `not_equal`, so that NaN propagates and does not count as a missing target.
+    has_target = ops.not_equal(known, 0)
+    levels = ops.where(has_target, levels, ops.ones_like(levels))
+    target = ops.stop_gradient(_level_of_target(levels, tau, form, anchor))
+    ratios = levels / target
+    if form == "paper":
+        terms = ops.square(ratios - 1) + ops.relu(ratios - 1)
+    elif form == "log":
+        terms = ops.square(ops.log(ops.maximum(ratios, SMALLEST_RATIO)))
     else:
-        terms = ops.square(ratio - 1) + ops.relu(ratio - 1)
-    total = ops.sum(terms)
-    return ops.where(has_target, total * (beta / width), 0)
+        terms = 4 * ops.square(ops.sqrt(ops.maximum(ratios, SMALLEST_RATIO)) - 1)
+    return ops.where(has_target, ops.sum(terms) * (beta / width), 0)
+
+
+def steady_anchor(tail: Tensor, share: Tensor, count: Tensor) -> Tensor:
+    """γ_τ of eq. (2) for a batch: λ_τ, or in a batch of few samples an estimate of it.
+
+    The mean of the inverse square of λ̂_τ is infinite for up to five samples.
+
+    Args:
+        tail: The estimates λ̂_τ … λ̂_N, of shape `(N − tau + 1,)`.
+        share: λ_τ / (λ_τ + … + λ_N) at the last refresh; zero if it is unknown.
+        count: The number of samples.
+
+    Returns:
+        A scalar.
+    """
+    steady = ops.convert_to_tensor(share) * ops.sum(tail)
+    is_noise = ops.logical_and(count < FEWEST_FOR_ANCHOR, ops.not_equal(steady, 0))
+    return ops.where(is_noise, steady, tail[0])
+
+
+def _level_of_target(
+    levels: Tensor, tau: int, form: Form, anchor: Tensor | None
+) -> Tensor:
+    """γ_τ: the level λₙ (n/τ)^α that all eigenvalues would have on target."""
+    if form == "paper":
+        return levels[0] if anchor is None else anchor
+    if form == "log":
+        band = levels[: 3 * tau + 1]
+        return ops.exp(ops.mean(ops.log(ops.maximum(band, SMALLEST_RATIO * band[0]))))
+    return ops.square(ops.sum(levels) / ops.sum(ops.sqrt(levels)))

@@ -154,6 +154,7 @@ def _decompose(statistics: StreamingCovariance) -> Decomposition:
     return Decomposition(
         eigenvalues,
         eigenvectors,
+        sigma.diagonal(),
         statistics.floor(),
         lambda basis: variances_along(sigma, ops.convert_to_numpy(basis)),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast, get_args
 
 import keras
 from keras import ops
@@ -12,21 +12,20 @@ from keras_powerlaw.spectral.penalty import (
     exact_variances,
     power_law_penalty,
     projected_variances,
+    steady_anchor,
 )
 from keras_powerlaw.spectral.window import ActivationWindow
 from keras_powerlaw.support.arguments import (
     invalid_value,
     validate_boolean,
+    validate_choice,
     validate_integer,
     validate_number,
 )
 from keras_powerlaw.support.keras_internals import DeferredLoss
 from keras_powerlaw.support.replicas import count_examples
-from keras_powerlaw.support.types import Reduction, Tensor
+from keras_powerlaw.support.types import Form, Reduction, Tensor
 from keras_powerlaw.support.units import count_units, to_samples, validate_reduction
-
-# In a batch of fewer samples, λ_τ is too noisy a target; docs/theory.md derives it.
-FEWEST_FOR_ANCHOR = 16
 
 # Added to the error about a missing eigenbasis. On JAX, any error in the first step of
 # `fit()` costs the model its weights.
@@ -50,11 +49,18 @@ class SpectralActivityRegularizer(
 
     Adds to the training loss
 
-    R = β/N Σ_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],
-    γₙ = λ_τ (n/τ)^(−α)
+    R = β/N Σ_{n=τ}^{N} 4 (√(λₙ/γₙ) − 1)²,  γₙ = κ n^(−α)
 
     where λ₁ ≥ … ≥ λ_N are the eigenvalues of the covariance of the layer's N units over
-    the batch, and λ_τ within γₙ is treated as a constant in the gradient.
+    the batch. κ makes R as small as it can be: the power law is the nearest one. So R
+    depends on the shape of the spectrum alone, and not on its scale, lies between 0 and
+    4β, and its gradient is bounded, of the same size for every batch, width and scale.
+    With `form="paper"`, it is the penalty of the paper,
+
+    R = β/N Σ_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],  γₙ = λ_τ (n/τ)^(−α)
+
+    where λ_τ within γₙ is treated as a constant in the gradient. On layers without
+    batch normalization, it can end in activations that vary in a few directions only.
 
     For activations with more than two dimensions, `reduction` determines what the units
     are, and over which samples their covariance is taken. For activations of shape
@@ -78,10 +84,10 @@ class SpectralActivityRegularizer(
     error, and `evaluate()` and `predict()` omit the penalty.
 
     Give it to any layer as `activity_regularizer`, a new object for each layer. The
-    penalty is eq. (2) at any batch size: it is a separate term in `model.losses`, and
+    penalty is R at any batch size: it is a separate term in `model.losses`, and
     calling the regularizer returns zero. A batch of one sample has no covariance and is
-    not penalized; of one of fewer than 16, γ_τ is not λ_τ but a share of λ_τ + … + λ_N,
-    that of the last refresh.
+    not penalized; of one of fewer than 16, with `form="paper"`, γ_τ is not λ_τ but a
+    share of λ_τ + … + λ_N, that of the last refresh.
 
     Args:
         alpha: Exponent α of the target, at least 0. Defaults to 1.
@@ -91,11 +97,10 @@ class SpectralActivityRegularizer(
         exact: If `True`, decompose the covariance of every batch instead. This is slow
             and needs more samples than units in every batch, but no
             `EigenbasisRefresh`. Defaults to `False`.
-        log_ratio: If `True`, (log λₙ/γₙ)² replaces the two terms in brackets, and the
-            power law γ is fitted to λ_τ … λ_4τ in the mean of their logarithms. The
-            gradient of the two terms vanishes as λₙ approaches zero, so that small
-            eigenvalues change slowly; that of the logarithm does not. Defaults to
-            `False`.
+        form: `"deviation"` or `"paper"`, as above, or `"log"`: the terms are
+            (log λₙ/γₙ)², and γ is fitted to λ_τ … λ_4τ in the mean of their logarithms.
+            docs/theory.md says what each does to small eigenvalues. Defaults to
+            `"deviation"`.
         reduction: `"flatten"`, `"channels"` or `"mean"`, as above. Defaults to
             `"flatten"`.
 
@@ -140,7 +145,7 @@ class SpectralActivityRegularizer(
         beta: float = 1.0,
         *,
         exact: bool = False,
-        log_ratio: bool = False,
+        form: Form = "deviation",
         reduction: Reduction = "flatten",
     ) -> None:
         super().__init__(dtype="float32")
@@ -148,7 +153,7 @@ class SpectralActivityRegularizer(
         self.tau = validate_integer("tau", tau, minimum=1)
         self.beta = validate_number("beta", beta)
         self.exact = validate_boolean("exact", exact)
-        self.log_ratio = validate_boolean("log_ratio", log_ratio)
+        self.form = cast(Form, validate_choice("form", form, get_args(Form)))
         self.reduction = validate_reduction(reduction)
         self.eigenbasis = Eigenbasis(self, first=self.tau)
         self.window: ActivationWindow | None = None
@@ -212,7 +217,7 @@ class SpectralActivityRegularizer(
         return self.penalty(activity)
 
     def penalty(self, activity: Tensor) -> Tensor:
-        """The penalty of a batch of activations: eq. (2), or its log-ratio form.
+        """The penalty of a batch of activations.
 
         Args:
             activity: Floating-point tensor of shape `(batch, …)`.
@@ -223,22 +228,24 @@ class SpectralActivityRegularizer(
         samples = self._samples_of(activity)
         validate_width(self, samples.shape[1])
         if self.exact:
-            tail = exact_variances(samples)[self.tau - 1 :]
-            return penalty_of_variances(self, tail)
-        basis, share = self.eigenbasis.variable, self.eigenbasis.share
-        if basis is None or share is None:
+            return self.penalty_of(exact_variances(samples)[self.tau - 1 :])
+        basis = self.eigenbasis
+        if basis.variable is None:
             raise ValueError(
                 "There is no eigenbasis yet: call `keras_powerlaw."
                 "refresh_eigenbasis(model, x_train)` first."
             )
-        tail = projected_variances(samples, basis)
-        # Of so few samples, the estimate of λ_τ is no target: the mean of its inverse
-        # square is infinite up to five.
-        steady = ops.convert_to_tensor(share) * ops.sum(tail)
-        is_noise = ops.logical_and(
-            count_examples(samples) < FEWEST_FOR_ANCHOR, ops.not_equal(steady, 0)
+        tail = projected_variances(samples, basis.variable)
+        anchor = None
+        if self.form == "paper":
+            anchor = steady_anchor(tail, basis.share, count_examples(samples))
+        return ops.convert_to_tensor(basis.strength) * self.penalty_of(tail, anchor)
+
+    def penalty_of(self, tail: Tensor, anchor: Tensor | None = None) -> Tensor:
+        """The penalty of the eigenvalues λ_τ … λ_N."""
+        return power_law_penalty(
+            tail, self.alpha, self.tau, self.beta, self.form, anchor
         )
-        return penalty_of_variances(self, tail, ops.where(is_noise, steady, tail[0]))
 
     def _samples_of(self, activity: Tensor) -> Tensor:
         return to_samples(ops.cast(activity, "float32"), self.reduction)
@@ -262,29 +269,16 @@ class SpectralActivityRegularizer(
             "tau": self.tau,
             "beta": self.beta,
             "exact": self.exact,
-            "log_ratio": self.log_ratio,
+            "form": self.form,
             "reduction": self.reduction,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SpectralActivityRegularizer:
+        if "log_ratio" in config:  # a file from before there was `form`
+            config = dict(config)
+            config["form"] = "log" if config.pop("log_ratio") else "paper"
         return cls(**config)
-
-
-def penalty_of_variances(
-    regularizer: SpectralActivityRegularizer,
-    tail: Tensor,
-    anchor: Tensor | None = None,
-) -> Tensor:
-    """The penalty of the eigenvalues λ_τ … λ_N, with the regularizer's settings."""
-    return power_law_penalty(
-        tail,
-        regularizer.alpha,
-        regularizer.tau,
-        regularizer.beta,
-        regularizer.log_ratio,
-        anchor,
-    )
 
 
 def validate_width(regularizer: SpectralActivityRegularizer, units: int) -> None:

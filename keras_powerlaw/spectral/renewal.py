@@ -16,7 +16,6 @@ from keras_powerlaw.spectral.basis import renewing
 from keras_powerlaw.spectral.covariance import Degenerate
 from keras_powerlaw.spectral.regularizer import (
     SpectralActivityRegularizer,
-    penalty_of_variances,
     validate_width,
 )
 from keras_powerlaw.spectral.spectrum import Spectrum
@@ -26,6 +25,11 @@ from keras_powerlaw.support.types import Tensor
 # The staleness is estimated along so many directions; more would cost wide layers as
 # much as the eigendecomposition.
 DIRECTIONS = 256
+
+_ADVICE = (
+    "If this goes on, put the penalty on a batch normalization, give it a smaller "
+    '`beta`, or another form than "paper".'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +41,19 @@ class Renewal:
         staleness: The share of the penalty that the previous basis no longer showed,
             from 0 to 1; NaN at the first refresh.
         penalty: The penalty of the spectrum.
+        dead: The share of units that are constant.
     """
 
     spectrum: Spectrum
     staleness: float
     penalty: float
+    dead: float
 
 
 # Before the first refresh: a spectrum without an exponent.
-NO_RENEWAL = Renewal(Spectrum(np.zeros(1)), staleness=np.nan, penalty=np.nan)
+NO_RENEWAL = Renewal(
+    Spectrum(np.zeros(1)), staleness=np.nan, penalty=np.nan, dead=np.nan
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Decomposition:
     Attributes:
         eigenvalues: Array of shape `(units,)`, largest first.
         eigenvectors: Array or tensor of shape `(units, units)`, one per column.
+        variances: Array of shape `(units,)`, that of each unit.
         floor: Variance at or below which an eigenvalue is rounding error.
         variances_along: Returns the variances along some directions, `(directions,)`,
             given a tensor of shape `(units, directions)`.
@@ -62,6 +71,7 @@ class Decomposition:
 
     eigenvalues: NDArray[np.floating]
     eigenvectors: Any
+    variances: NDArray[np.floating]
     floor: float
     variances_along: Callable[[Tensor], Tensor]
 
@@ -100,9 +110,13 @@ def renew_layers(
                 keeps_degenerate and layer.activity_regularizer.eigenbasis.is_known
             ):
                 raise
+            basis = layer.activity_regularizer.eigenbasis
+            basis.weaken()
             warnings.warn(
                 f"The eigenbasis of layer '{name}' could not be renewed; the "
-                f"penalty goes on in the last one. {error}",
+                f"penalty goes on in the last one, at {basis.yielded_to:.2g} of its "
+                f"strength. "
+                f"{error} {_ADVICE}",
                 stacklevel=2,
             )
     # Last, so that an error in one layer leaves all bases unchanged.
@@ -116,8 +130,10 @@ def _renewal(name: str, layer: keras.layers.Layer, found: Decomposition) -> Rene
     regularizer = layer.activity_regularizer
     spectrum = _spectrum(name, regularizer, found.eigenvalues, found.floor)
     tail = spectrum.eigenvalues[regularizer.tau - 1 :].astype("float32")
-    penalty = float(penalty_of_variances(regularizer, ops.convert_to_tensor(tail)))
-    return Renewal(spectrum, _staleness(regularizer, found, tail, penalty), penalty)
+    penalty = float(regularizer.penalty_of(ops.convert_to_tensor(tail)))
+    dead = float(np.mean(found.variances <= found.floor))
+    staleness = _staleness(regularizer, found, tail, penalty)
+    return Renewal(spectrum, staleness, penalty, dead)
 
 
 def _spectrum(
@@ -163,4 +179,4 @@ def _staleness(
     ratios = ops.convert_to_numpy(variances) / np.maximum(tail[some], 1e-30)
     nearest = np.abs(every[:, np.newaxis] - some).argmin(axis=1)
     shown = ops.convert_to_tensor((tail * ratios[nearest]).astype("float32"))
-    return max(0.0, 1 - float(penalty_of_variances(regularizer, shown)) / penalty)
+    return max(0.0, 1 - float(regularizer.penalty_of(shown)) / penalty)

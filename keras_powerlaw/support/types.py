@@ -11,6 +11,9 @@ Tensor: TypeAlias = Any
 # How activations with positions become samples of units; see `support/units.py`.
 Reduction: TypeAlias = Literal["flatten", "channels", "mean"]
 
+# What the penalty sums over the eigenvalues; see `spectral/penalty.py`.
+Form: TypeAlias = Literal["deviation", "paper", "log"]
+
 # "auto" shows progress only when the work is slow.
 Verbose: TypeAlias = Literal["auto", 0, 1]
 

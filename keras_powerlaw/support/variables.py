@@ -16,11 +16,12 @@ def state_variable(
     name: str,
     shape: Sequence[int],
     dtype: str,
+    initializer: str = "zeros",
     synchronization: str = "auto",
 ) -> keras.Variable:
-    """Creates a variable of zeros that `layer` updates outside of its gradients."""
+    """Creates a variable that `layer` updates outside of its gradients."""
     variable = keras.Variable(
-        "zeros",
+        initializer,
         shape=tuple(shape),
         dtype=dtype,
         trainable=False,

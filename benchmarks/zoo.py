@@ -1,0 +1,179 @@
+"""The penalty in each of its forms on a zoo of ordinary networks.
+
+Every network trains without a penalty and with each form, as many epochs, with the
+defaults of `SpectralActivityRegularizer` (but τ where a layer is narrow) and of
+`EigenbasisRefresh`. Every finished training leaves a JSON file and is not repeated, so
+the script can be stopped at any time and started again.
+
+    python -m benchmarks.zoo                                # all of it: an hour or two
+    python -m benchmarks.zoo --networks digits --forms none deviation --seeds 0 1 2
+    python -m benchmarks.zoo --data ~/.keras/datasets       # mnist.npz and the like
+
+The table has, after training: the exponent of the spectrum over the test images, from
+n = τ + 1 to N/2; *distance*, the median of |log λₙ/γₙ| over n = τ … N/2, in which γ is
+the power law through λ_τ; the test accuracy; the share of dead units, that are the same
+for all test images, of the rectified layer; the rank; the accuracy under PGD.
+
+zoo_networks.py has the networks.
+"""
+
+import argparse
+import os
+import pathlib
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+import keras_powerlaw as kp
+from benchmarks.clock import Clock, seconds
+from benchmarks.measuring import measured, print_table
+from benchmarks.zoo_networks import NETWORKS, compiled, load
+from examples.experiments.data import choose
+from examples.experiments.table import over_seeds
+
+FORMS = ("none", "deviation", "log", "paper")
+EPSILONS = [0.02, 0.05]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    add("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    add("--seeds", nargs="+", type=int, default=[0])
+    add("--data", type=pathlib.Path, help="folder of mnist.npz and fashion_mnist.npz")
+    add("--attacked", type=int, default=500, help="attack so many test images")
+    add("--output", type=pathlib.Path, default="docs/benchmarks")
+    args = parser.parse_args(argv)
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        for name in args.networks:
+            for form in args.forms:
+                settings = {"network": name, "form": form, "seed": seed}
+                label = name.replace(", ", "-").replace(" ", "-").lower()
+                measured(
+                    args.output,
+                    f"zoo-{label}-{form}-seed{seed}",
+                    {**settings, "attacked": args.attacked},
+                    lambda settings=settings: train(
+                        **settings, folder=args.data, attacked=args.attacked
+                    ),
+                )
+    print_table("zoo", args.output, table)
+
+
+def train(network, form, seed, folder, attacked):
+    """Trains a network of the zoo and examines it."""
+    network = NETWORKS[network]
+    (x, y), test = load(network.data, folder)
+    x, y = x[: network.images], y[: network.images]
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    regularizer = (
+        None
+        if form == "none"
+        else kp.SpectralActivityRegularizer(
+            tau=network.tau, form=form, reduction=network.reduction
+        )
+    )
+    steps = network.epochs * -(-len(x) // network.batch)
+    model = compiled(network, regularizer, x.shape[1:], steps)
+    callbacks = [kp.EigenbasisRefresh(verbose=0)] if regularizer else []
+    clock, error = Clock(), None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model.fit(
+                *(x, y, network.batch, network.epochs),
+                verbose=0,
+                callbacks=callbacks,
+            )
+        except ValueError as raised:  # what ends the training of a user
+            error = str(raised)
+    found = {"clock": clock.read(), "steps": steps, "error": error}
+    found["warnings"] = sum("keras_powerlaw" in each.filename for each in caught)
+    return found | examine(model, network, test, attacked)
+
+
+def examine(model, network, test, attacked):
+    spectrum = kp.measure_spectrum(
+        *(model, test[0], "hidden"), reduction=network.reduction, verbose=0
+    )
+    names = [layer.name for layer in model.layers]
+    features = keras.Model(
+        model.inputs,
+        model.get_layer("rectified" if "rectified" in names else "hidden").output,
+    ).predict(test[0], batch_size=500, verbose=0)
+    units = features.reshape(-1, features.shape[-1])
+    report = kp.evaluate_robustness(
+        *(model, *choose(test, attacked), EPSILONS), attacks=["pgd"], verbose=0
+    )
+    return {
+        "eigenvalues": [float(f"{value:.5g}") for value in spectrum.eigenvalues],
+        "rank": spectrum.rank,
+        "dead": float(np.mean(np.ptp(units, axis=0) == 0)),
+        "clean": float(model.evaluate(*test, verbose=0, return_dict=True)["accuracy"]),
+        "pgd": [float(value) for value in report.accuracy["pgd"]],
+    }
+
+
+def distance(eigenvalues, tau):
+    """The median of |log λₙ/γₙ| over n = τ … N/2, γ through λ_τ."""
+    n = np.arange(tau, len(eigenvalues) // 2 + 1)
+    tail = np.maximum(eigenvalues[tau - 1 : n[-1]], 1e-30)
+    return float(np.median(np.abs(np.log(tail / tail[0] * n / tau))))
+
+
+def exponent(eigenvalues, tau):
+    """That of the spectrum from n = τ + 1 to N/2."""
+    last = len(eigenvalues) // 2
+    return kp.Spectrum(eigenvalues, fit_range=(tau + 1, last)).exponent
+
+
+def table(results):
+    """A row for each network and form, mean ± standard deviation over the seeds."""
+    yield (
+        *("network", "form", "seeds", "exponent", "distance", "clean %", "dead %"),
+        *("rank", *(f"PGD {epsilon:g}" for epsilon in EPSILONS), "time", "CPU", ""),
+    )
+    rows = {}
+    for result in results:
+        settings = result["settings"]
+        rows.setdefault((settings["network"], settings["form"]), []).append(result)
+    order = list(NETWORKS)
+    for (name, form), runs in sorted(
+        rows.items(), key=lambda row: (order.index(row[0][0]), FORMS.index(row[0][1]))
+    ):
+        tau = NETWORKS[name].tau
+        spectra = [run["eigenvalues"] for run in runs]
+        yield (
+            *(name, form, len(runs)),
+            over_seeds([exponent(each, tau) for each in spectra], 2),
+            over_seeds([distance(each, tau) for each in spectra], 2),
+            over_seeds([100 * run["clean"] for run in runs], 1),
+            over_seeds([100 * run["dead"] for run in runs], 0),
+            over_seeds([run["rank"] for run in runs], 0),
+            *(over_seeds(v, 1) for v in 100 * np.transpose([r["pgd"] for r in runs])),
+            *seconds(np.median([run["clock"] for run in runs], axis=0)),
+            _troubles(runs),
+        )
+
+
+def _troubles(runs):
+    errors = sum(run["error"] is not None for run in runs)
+    warned = sum(run["warnings"] > 0 for run in runs)
+    return ", ".join(
+        f"{count} {what}"
+        for count, what in ((errors, "ended in an error"), (warned, "warned"))
+        if count
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The networks of the zoo: ordinary ones, each with a place for the penalty.
+
+A builder takes the regularizer, or None, and returns the network. The regularized layer
+is called "hidden"; where its units are rectified later, that layer is "rectified".
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import layers
+
+from examples.experiments import data
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """How to build a network, and what to train it on.
+
+    Attributes:
+        build: From the regularizer, or None, to an uncompiled network.
+        data: Name of the data set, a key of `DATA`.
+        batch: Batch size.
+        epochs: Epochs of training.
+        rate: Adam's learning rate, which falls to zero along a cosine.
+        images: Train on so many, or on all.
+        tau: First eigenvalue τ of the power law.
+        reduction: What the units are.
+    """
+
+    build: Callable
+    data: str = "fashion_mnist"
+    batch: int = 128
+    epochs: int = 3
+    rate: float = 1e-3
+    images: int | None = 20_000
+    tau: int = 10
+    reduction: str = "flatten"
+
+
+def shallow(width, activation, normalized=True):
+    """The network of section 4.1, with other activations, or without batch norm."""
+
+    def build(regularizer):
+        name = None if normalized else "hidden"
+        dense = layers.Dense(
+            *(width, activation),
+            activity_regularizer=None if normalized else regularizer,
+            name=name,
+        )
+        norm = layers.BatchNormalization(
+            activity_regularizer=regularizer, name="hidden"
+        )
+        return [layers.Flatten(), dense, *([norm] if normalized else [])]
+
+    return build
+
+
+def convolutions():
+    return [
+        *(layers.Conv2D(16, 3, activation="relu"), layers.MaxPooling2D()),
+        *(layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D()),
+        layers.Flatten(),
+    ]
+
+
+def cnn(place):
+    """Two convolutions and a dense layer of 128 units, the penalty at one of places."""
+
+    def build(regularizer):
+        penalty = {"activity_regularizer": regularizer, "name": "hidden"}
+        rectified = layers.ReLU(name="rectified")
+        top = {
+            "relu": lambda: [layers.Dense(128, "relu", **penalty)],
+            "gelu": lambda: [layers.Dense(128, "gelu", **penalty)],
+            "before relu": lambda: [layers.Dense(128, **penalty), rectified],
+            "norm, relu": lambda: [
+                *(layers.Dense(128), layers.BatchNormalization(**penalty), rectified)
+            ],
+            "relu, norm": lambda: [
+                layers.Dense(128, "relu", name="rectified"),
+                layers.BatchNormalization(**penalty),
+            ],
+        }
+        return [*convolutions(), *top[place]()]
+
+    return build
+
+
+def blocks(place):
+    """Batch-normalized ReLU blocks on 32×32×3, the penalty on one of them or above."""
+
+    def build(regularizer):
+        def block(channels, regularizer=None, name=None):
+            return [
+                layers.Conv2D(channels, 3, padding="same", use_bias=False),
+                layers.BatchNormalization(activity_regularizer=regularizer, name=name),
+                layers.ReLU(),
+            ]
+
+        of_block = (regularizer, "hidden") if place == "block" else ()
+        dense = (
+            layers.Dense(128, "tanh", activity_regularizer=regularizer, name="hidden")
+            if place == "dense"
+            else layers.Dense(128, "tanh")
+        )
+        return [
+            *(*block(16), layers.MaxPooling2D()),
+            *(*block(32, *of_block), layers.MaxPooling2D()),
+            *(layers.GlobalAveragePooling2D(), dense),
+        ]
+
+    return build
+
+
+class SelfAttention(layers.Layer):
+    """Attention over a sequence, added to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = layers.MultiHeadAttention(4, 16)
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+
+    def call(self, x):
+        return x + self.attention(x, x)
+
+
+def transformer(regularizer):
+    """A block on the rows of an image, the penalty on its layer normalization."""
+    return [
+        *(layers.Reshape((28, 28)), layers.Dense(64), SelfAttention()),
+        layers.LayerNormalization(activity_regularizer=regularizer, name="hidden"),
+        *(layers.Dense(128, "gelu"), layers.GlobalAveragePooling1D()),
+    ]
+
+
+def templates(images=5000, test=2000):
+    """Ten fixed patterns of 32×32×3, shifted, in noise: an easy task."""
+    rng = np.random.default_rng(0)
+    patterns = rng.normal(size=(10, 8, 8, 3)).repeat(4, axis=1).repeat(4, axis=2)
+
+    def draw(count):
+        y = rng.integers(10, size=count)
+        shifts = rng.integers(-3, 4, size=(count, 2))
+        x = np.stack(
+            [
+                np.roll(patterns[label], shift, (0, 1))
+                for label, shift in zip(y, shifts, strict=True)
+            ]
+        )
+        x = 0.5 + 0.15 * x + 0.15 * rng.normal(size=x.shape)
+        return np.clip(x, 0, 1).astype("float32"), y
+
+    return draw(images), draw(test)
+
+
+def load(name, folder):
+    """Training and test data, from the folder's `.npz` files if there is one."""
+    if name == "templates":
+        return templates()
+    path = folder / f"{name}.npz" if folder and name != "digits" else None
+    return data.load(name, path)
+
+
+_CHANNELS = {"reduction": "channels"}
+NETWORKS = {
+    **{
+        f"MNIST, {activation}{', norm' if norm else ''}": Network(
+            shallow(2000, activation, norm), "mnist", epochs=1, images=None
+        )
+        for activation, norm in (
+            *(("tanh", True), ("relu", True), ("gelu", True)),
+            *(("tanh", False), ("relu", False)),
+        )
+    },
+    "MNIST, tanh, norm, batch 1000": Network(
+        shallow(500, "tanh"), "mnist", batch=1000, epochs=5, images=None, rate=7e-3
+    ),
+    **{
+        f"Fashion, {place}": Network(cnn(place))
+        for place in ("relu", "gelu", "before relu", "norm, relu", "relu, norm")
+    },
+    "Fashion, relu, batch 32": Network(cnn("relu"), batch=32),
+    "Fashion, tanh, norm": Network(
+        shallow(1000, "tanh"), epochs=4, rate=7e-3, images=None
+    ),
+    "templates, block": Network(
+        blocks("block"), "templates", batch=32, images=None, tau=3, **_CHANNELS
+    ),
+    "templates, dense": Network(blocks("dense"), "templates", batch=32, images=None),
+    "transformer": Network(transformer, tau=3, **_CHANNELS),
+    "digits": Network(
+        shallow(200, "tanh"), "digits", batch=100, epochs=30, rate=3e-3, images=None
+    ),
+}
+
+
+def compiled(network, regularizer, shape, steps):
+    """Builds and compiles one of `NETWORKS`."""
+    model = keras.Sequential(
+        [keras.Input(shape), *network.build(regularizer), layers.Dense(10)]
+    )
+    model.compile(
+        keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(network.rate, steps)
+        ),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
