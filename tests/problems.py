@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_powerlaw.robustness.logits import classifier_of
 from keras_powerlaw.robustness.problem import Problem, Settings
 
 
@@ -17,9 +18,10 @@ def problem_of(model, images, labels, **settings):
         "batch_size": 500,
         "seed": 0,
     }
+    images = np.asarray(images, "float32")
     return Problem(
-        model,
-        np.asarray(images, "float32"),
+        model and classifier_of(model, images),
+        images,
         np.asarray(labels, "int64"),
         Settings(**{**defaults, **settings}),
     )

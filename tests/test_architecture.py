@@ -51,6 +51,7 @@ UNDERSCORED = {
     "_compile_config",
     "_flatten_layers",
     "_get_own_losses",
+    "_inbound_nodes",
 }
 
 

@@ -344,7 +344,8 @@ class TestErrors:
             (
                 "x",
                 np.full((IMAGES, PIXELS), 255),
-                "Expected pixel values within clip=(0.0, 1.0). "
+                "Expected pixel values within clip=(0.0, 1.0) (for others, give "
+                "`clip=(low, high)`, and epsilons in the same units). "
                 "Received: x=values from 255 to 255",
             ),
             (
@@ -414,8 +415,12 @@ class TestErrors:
                 )
                 for value in values
             ),
-            ("pgd_step_size", 0.0, "Expected a finite number above 0."),
-            ("pgd_step_size", float("inf"), "Expected a finite number above 0."),
+            ("pgd_step_size", 0.0, "Expected None or a finite number above 0."),
+            (
+                "pgd_step_size",
+                float("inf"),
+                "Expected None or a finite number above 0.",
+            ),
             ("verbose", 2, 'Expected "auto", 0 or 1. Received: verbose=2'),
         ],
     )
@@ -434,10 +439,17 @@ class TestErrors:
         [
             (lambda h: [h, h], "a model with one output. Received: model=2 outputs"),
             (lambda h: {"a": h}, "a model with one output"),
-            (keras.layers.Dense(1), "at least 2 classes. Received: model=outputs of"),
+            (
+                keras.layers.Dense(1),
+                "at least 2 classes, with outputs of shape (batch, classes), or one "
+                "that ends in a single sigmoid unit (if the output is the logit of "
+                "such a unit, give `keras.Sequential([model, "
+                'keras.layers.Activation("sigmoid")])`). Received: model=outputs of '
+                "shape (60, 1)",
+            ),
             (keras.layers.Reshape((3, 4)), "outputs of shape (60, 3, 4)"),
             (
-                lambda h: keras.ops.softmax(h),
+                lambda h: keras.ops.exp(h) / keras.ops.sum(keras.ops.exp(h), 1, True),
                 "a model that returns logits; give the model without its softmax",
             ),
         ],

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from keras import ops
-from numpy.typing import NDArray
 
+from keras_powerlaw.robustness.identity import (
+    digest,
+    outputs_of,
+    same_outputs,
+    structure_of,
+    weights_of,
+)
 from keras_powerlaw.robustness.problem import Problem
 from keras_powerlaw.robustness.report import from_bits, to_state
 from keras_powerlaw.robustness.results import Results
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.files import write_atomically
+
+# Entries that a file may lack.
+ADDED = ("structure", "outputs")
 
 
 class Checkpoint:
@@ -46,12 +53,11 @@ class Checkpoint:
                 "epsilons": list(epsilons),
                 "attacks": list(names),
                 **problem.settings.reported(),
-                "x": _digest([problem.images]),
-                "y": _digest([problem.labels]),
-                "model": _digest(
-                    ops.convert_to_numpy(ops.convert_to_tensor(weight))
-                    for weight in problem.model.weights
-                ),
+                "x": digest([problem.images]),
+                "y": digest([problem.labels]),
+                "model": weights_of(problem.classifier.model),
+                "structure": structure_of(problem.classifier.model),
+                "outputs": outputs_of(problem),
             }
 
     def read(self) -> Results | None:
@@ -64,10 +70,7 @@ class Checkpoint:
             return None
         try:
             state = json.loads(self._file.read_text(encoding="utf-8"))
-            evaluation = state["evaluation"]
-            differing = [
-                key for key in self._identity if evaluation[key] != self._identity[key]
-            ]
+            differing = self._differing(state["evaluation"])
             results = Results(state["correct"])
             results.clean = from_bits(state["clean_correct"])
             for name, rows in state["correct"].items():
@@ -87,17 +90,23 @@ class Checkpoint:
             )
         return results
 
+    def _differing(self, evaluation: Mapping[str, Any]) -> list[str]:
+        """The entries in which the file's evaluation is not this one."""
+        # Files of before identify a model by its weights alone.
+        theirs = {**{key: self._identity[key] for key in ADDED}, **evaluation}
+        differing = [
+            key
+            for key, ours in self._identity.items()
+            if key != "outputs" and theirs[key] != ours
+        ]
+        # Those of other images or weights differ in any case.
+        if differing or same_outputs(theirs["outputs"], self._identity["outputs"]):
+            return differing
+        return ["outputs"]
+
     def write(self, results: Results) -> None:
         if self._file is None:
             return
         report = results.report(self._epsilons, self._settings)
         text = json.dumps({**to_state(report), "evaluation": self._identity})
         write_atomically(self._file, lambda file: file.write(text.encode("utf-8")))
-
-
-def _digest(arrays: Iterable[NDArray[Any]]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        # As bytes, since bfloat16 does not support the buffer protocol.
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()

@@ -79,8 +79,9 @@ def measure_checks(
 
 
 def _outputs(problem: Problem) -> NDArray[np.float32]:
-    outputs = problem.model(problem.images, training=False)
-    array: NDArray[np.float32] = ops.convert_to_numpy(ops.cast(outputs, "float32"))
+    array: NDArray[np.float32] = ops.convert_to_numpy(
+        problem.classifier(problem.images)
+    )
     return array
 
 

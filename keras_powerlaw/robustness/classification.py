@@ -18,18 +18,18 @@ def is_correct(
 ) -> NDArray[np.bool_]:
     """Whether `points`, which replace the images `indices`, are classified correctly.
 
-    Uses the compiled model, which the attacks have already called.
+    Uses the compiled classifier, which the attacks have already called.
     """
-    logits = compiled_logits(problem.model)(points)
+    logits = compiled_logits(problem.classifier)(points)
     return correct_rows(logits, problem.labels[indices])
 
 
 def is_correct_eagerly(
     problem: Problem, points: Tensor, indices: Indices
 ) -> NDArray[np.bool_]:
-    """The same, without compiling the model for what may be a single call."""
-    logits = ops.cast(problem.model(points, training=False), "float32")
-    return correct_rows(ops.convert_to_numpy(logits), problem.labels[indices])
+    """The same, without compiling the classifier for what may be a single call."""
+    logits = ops.convert_to_numpy(problem.classifier(points))
+    return correct_rows(logits, problem.labels[indices])
 
 
 def correct_rows(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import types
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,14 +18,9 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.robustness.compilation import frozen
+from keras_powerlaw.robustness.logits import Classifier
 from keras_powerlaw.robustness.problem import Problem
 from keras_powerlaw.support.types import Tensor
-
-# By model: its logits function, FGSM and PGD.
-_ATTACKS: weakref.WeakKeyDictionary[keras.Model, tuple[Callable[..., Any], ...]] = (
-    weakref.WeakKeyDictionary()
-)
 
 
 def fgsm(
@@ -36,11 +30,10 @@ def fgsm(
     epsilon: float,
 ) -> Tensor:
     """Images after one step of size ε."""
-    logits, fast_gradient_method, _ = _attacks_on(problem.model)
-    with frozen(problem.model):
-        return fast_gradient_method(
-            logits, _tensor(images), epsilon, y=_tensor(labels), **_limits(problem)
-        )
+    logits, fast_gradient_method, _ = _attacks_on(problem.classifier)
+    return fast_gradient_method(
+        logits, _tensor(images), epsilon, y=_tensor(labels), **_limits(problem)
+    )
 
 
 def pgd(
@@ -51,19 +44,36 @@ def pgd(
     step_size: float,
 ) -> Tensor:
     """Images after `pgd_steps` PGD steps within ε, started at the images themselves."""
-    logits, _, projected_gradient_descent = _attacks_on(problem.model)
-    with frozen(problem.model):
-        return projected_gradient_descent(
-            logits,
-            _tensor(images),
-            epsilon,
-            step_size,
-            problem.settings.pgd_steps,
-            y=_tensor(labels),
-            rand_init=False,  # the default differs between the two backends
-            sanity_checks=False,  # they reject an epsilon above the pixel range
-            **_limits(problem),
-        )
+    logits, _, projected_gradient_descent = _attacks_on(problem.classifier)
+    return projected_gradient_descent(
+        logits,
+        _tensor(images),
+        epsilon,
+        step_size,
+        problem.settings.pgd_steps,
+        y=_tensor(labels),
+        rand_init=False,  # the default differs between the two backends
+        sanity_checks=False,  # they reject an epsilon above the pixel range
+        **_limits(problem),
+    )
+
+
+def require_compatible(*_: Any) -> None:
+    """Raises an `ImportError`, before anything is computed, if cleverhans is no use.
+
+    The arguments are those of a precondition in the table of attacks.
+    """
+    if keras.backend.backend() == "jax":
+        return
+    try:
+        modules = _modules()
+    except ImportError as error:
+        raise ImportError(
+            "cleverhans is installed, and cannot be imported. Install it again with: "
+            f"pip install keras_powerlaw[robustness]. The error was: {error}"
+        ) from error
+    if keras.backend.backend() == "tensorflow":
+        _require_compatible_cleverhans(*modules)
 
 
 def _limits(problem: Problem) -> dict[str, Any]:
@@ -78,29 +88,54 @@ def _tensor(array: NDArray[Any]) -> Tensor:
     return array
 
 
-def _attacks_on(model: keras.Model) -> tuple[Callable[..., Any], ...]:
-    if model not in _ATTACKS:
-        _ATTACKS[model] = _make_attacks(weakref.ref(model))
-    return _ATTACKS[model]
+def _attacks_on(classifier: Classifier) -> tuple[Callable[..., Any], ...]:
+    """The logits function of a classifier, FGSM and PGD, to be reused in every call."""
+    programs: dict[Any, Any] = classifier.programs
+    if "cleverhans" not in programs:
+        programs["cleverhans"] = _make_attacks(classifier)
+    attacks: tuple[Callable[..., Any], ...] = programs["cleverhans"]
+    return attacks
 
 
-def _make_attacks(
-    model: weakref.ref[keras.Model],
-) -> tuple[Callable[..., Any], ...]:
-    """The logits function of a model, FGSM and PGD, to be reused in every call."""
+def _make_attacks(classifier: Classifier) -> tuple[Callable[..., Any], ...]:
+    fgsm, pgd = _modules()
+    if keras.backend.backend() == "torch":  # where nothing is compiled
+        logits = _cut_from_weights(classifier.logits)
+        return logits, fgsm.fast_gradient_method, pgd.projected_gradient_descent
+    return (classifier.logits, *_with_private_cache(fgsm, pgd))
 
-    def logits(images: Tensor) -> Tensor:
-        return model()(images, training=False)  # type: ignore[misc]
 
-    backend = keras.backend.backend()
-    package = {"tensorflow": "tf2", "torch": "torch"}[backend]
+def _modules() -> tuple[types.ModuleType, types.ModuleType]:
+    package = {"tensorflow": "tf2", "torch": "torch"}[keras.backend.backend()]
     fgsm, pgd = (
         importlib.import_module(f"cleverhans.{package}.attacks.{name}")
         for name in ("fast_gradient_method", "projected_gradient_descent")
     )
-    if backend == "torch":  # which compiles nothing
-        return logits, fgsm.fast_gradient_method, pgd.projected_gradient_descent
-    return (logits, *_with_private_cache(fgsm, pgd))
+    return fgsm, pgd
+
+
+def _cut_from_weights(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """The same function, whose `backward()` adds no gradients to weights it uses."""
+    import torch
+
+    class CutFromWeights(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(context: Any, images: Tensor) -> Tensor:
+            context.images = images.detach().requires_grad_(True)
+            with torch.enable_grad():
+                context.outputs = function(context.images)
+            return context.outputs.detach()
+
+        @staticmethod
+        def backward(context: Any, cotangent: Tensor) -> Tensor:
+            if not context.outputs.requires_grad:  # of a function that rounds
+                return torch.zeros_like(context.images)
+            [gradient] = torch.autograd.grad(
+                context.outputs, context.images, cotangent, allow_unused=True
+            )
+            return torch.zeros_like(context.images) if gradient is None else gradient
+
+    return lambda images: CutFromWeights.apply(images)
 
 
 def _with_private_cache(

@@ -1,56 +1,46 @@
-"""Compiled programs of a model, on each Keras backend; compiled once per model."""
+"""Compiled programs of a classifier, on each Keras backend."""
 
 from __future__ import annotations
 
-import contextlib
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_powerlaw.robustness.logits import Classifier
 from keras_powerlaw.support.types import Tensor
 
 # Maps NumPy arrays to NumPy arrays.
 Program = Callable[..., Any]
 
-# Programs by model, and then by key. A program must not refer to its model, which would
-# keep both alive forever; its graph holds the weights as long as the model lives.
-_PROGRAMS: weakref.WeakKeyDictionary[keras.Model, dict[Any, Program]] = (
-    weakref.WeakKeyDictionary()
-)
 
-
-def compiled(model: keras.Model, key: Any, function: Callable[..., Any]) -> Program:
-    """A program of `model`, which maps NumPy arrays to NumPy arrays.
+def compiled(classifier: Classifier, key: Any, function: Callable[..., Any]) -> Program:
+    """A program of a classifier, which maps NumPy arrays to NumPy arrays.
 
     Args:
-        model: A model that returns logits. Its weights may change between calls.
-        key: Identifies `function`. Later calls with the same key and model return the
-            first program, which is compiled once per shape of its arguments.
+        classifier: The classifier. The weights of its model may change between calls.
+        key: Identifies `function`. Later calls with the same key and classifier return
+            the first program, which is compiled once per shape of its arguments.
         function: `function(forward, *arrays)`, which maps tensors to a tensor or a
             tuple of tensors. `forward` maps a batch of images to logits in float32.
             Arguments with dimensions have the batch first; the others are scalars.
     """
-    programs = _PROGRAMS.setdefault(model, {})
+    programs = classifier.programs
     if key not in programs:
         compilers = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
         compile_on = compilers[keras.backend.backend()]
-        programs[key] = compile_on(weakref.ref(model), function)
-    return programs[key]
+        programs[key] = compile_on(classifier, function)
+    program: Program = programs[key]
+    return program
 
 
-def compiled_logits(model: keras.Model) -> Program:
+def compiled_logits(classifier: Classifier) -> Program:
     """The program that maps a batch of images to their logits."""
-    return compiled(model, "logits", lambda forward, images: forward(images))
+    return compiled(classifier, "logits", lambda forward, images: forward(images))
 
 
-def _forward(model: Any) -> Callable[[Tensor], Tensor]:
-    return lambda images: ops.cast(model()(images, training=False), "float32")
-
-
-def _tensorflow(model: Any, function: Callable[..., Any]) -> Program:
+def _tensorflow(classifier: Classifier, function: Callable[..., Any]) -> Program:
     import tensorflow as tf
 
     by_shape: dict[Any, Any] = {}
@@ -64,7 +54,7 @@ def _tensorflow(model: Any, function: Callable[..., Any]) -> Program:
         )
         if signature not in by_shape:
             by_shape[signature] = tf.function(
-                lambda *tensors: function(_forward(model), *tensors),
+                lambda *tensors: function(classifier, *tensors),
                 input_signature=signature,
                 autograph=False,
             )
@@ -73,7 +63,7 @@ def _tensorflow(model: Any, function: Callable[..., Any]) -> Program:
     return program
 
 
-def _jax(model: Any, function: Callable[..., Any]) -> Program:
+def _jax(classifier: Classifier, function: Callable[..., Any]) -> Program:
     import jax
     import jax.numpy as jnp
 
@@ -82,10 +72,10 @@ def _jax(model: Any, function: Callable[..., Any]) -> Program:
         # The weights are arguments of the program. As constants, they would keep the
         # values of its first call.
         scope = keras.StatelessScope(
-            list(zip(_variables(model()), values, strict=True))
+            list(zip(_variables(classifier.model), values, strict=True))
         )
         with scope:
-            return function(_forward(model), *tensors)
+            return function(classifier, *tensors)
 
     def program(*arrays: Any) -> Any:
         [count] = {len(array) for array in arrays if jnp.ndim(array)}
@@ -101,7 +91,7 @@ def _jax(model: Any, function: Callable[..., Any]) -> Program:
             else array
             for array in arrays
         ]
-        values = [variable.value for variable in _variables(model())]
+        values = [variable.value for variable in _variables(classifier.model)]
         results = _to_arrays(stateless(values, *tensors))
         return keras.tree.map_structure(
             lambda result: result[:count] if result.ndim else result, results
@@ -114,31 +104,15 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
     return [*model.trainable_variables, *model.non_trainable_variables]
 
 
-def _torch(model: Any, function: Callable[..., Any]) -> Program:
+def _torch(classifier: Classifier, function: Callable[..., Any]) -> Program:
     import torch
 
     def program(*arrays: Any) -> Any:
         tensors = [ops.convert_to_tensor(array) for array in arrays]
-        with frozen(model()), torch.no_grad():
-            return _to_arrays(function(_forward(model), *tensors))
+        with torch.no_grad():
+            return _to_arrays(function(classifier, *tensors))
 
     return program
-
-
-@contextlib.contextmanager
-def frozen(model: keras.Model) -> Iterator[None]:
-    """Keeps PyTorch from accumulating gradients of the weights within this context."""
-    if keras.backend.backend() != "torch":
-        yield
-        return
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in weights:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in weights:
-            weight.requires_grad_(True)
 
 
 def _to_arrays(results: Any) -> Any:

@@ -24,11 +24,16 @@ from keras_powerlaw.robustness.inputs import (
     validate_labels,
     validate_settings,
 )
-from keras_powerlaw.robustness.logits import count_classes, without_softmax
+from keras_powerlaw.robustness.logits import classifier_of
 from keras_powerlaw.robustness.problem import Indices, Problem, Settings
 from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.robustness.results import Results
-from keras_powerlaw.support.arguments import validate_boolean, validate_verbose
+from keras_powerlaw.support.arguments import (
+    invalid_value,
+    validate_boolean,
+    validate_verbose,
+)
+from keras_powerlaw.support.keras_internals import hold_current_weights
 from keras_powerlaw.support.layers import without_activity_regularizers
 from keras_powerlaw.support.progress import Progress
 from keras_powerlaw.support.types import Verbose
@@ -43,7 +48,7 @@ def evaluate_robustness(
     *,
     norm: float | Literal["inf"] = "inf",
     pgd_steps: int = 40,
-    pgd_step_size: float = 0.01,
+    pgd_step_size: float | None = None,
     restarts: int = 2,
     noise_draws: int = 1,
     clip: tuple[float, float] | None = (0.0, 1.0),
@@ -84,16 +89,20 @@ def evaluate_robustness(
     `report.worst_case` takes the minimum over the attacks image by image, and
     `report.flags` states the reasons, if any, not to trust the results.
 
-    The model is called with `training=False`. The attacks need its logits: a
-    softmax at the end of a Sequential or Functional model is removed for the
-    evaluation and restored afterwards. Where the loss gradient of an image is
-    exactly zero, FGSM and PGD do not move it; a very confident model can look
-    robust for this reason.
+    The model is called with `training=False`, as it is now: nothing is kept from an
+    earlier evaluation. The attacks need its logits: a softmax at the end of a
+    Sequential or Functional model is left out, and one sigmoid unit counts as two
+    classes, with logits 0 and z. The model itself keeps them, so that other threads may
+    predict with it meanwhile. Where the loss gradient of an image is exactly zero, FGSM
+    and PGD do not move it; a very confident model can look robust for this reason.
 
     Args:
-        model: A built Keras model with one input and one output, the logits of
-            at least two classes, shape `(batch, classes)`.
-        x: Images, shape `(M, ...)`, numbers within `clip`.
+        model: A built Keras model with one input and one output, the logits of at
+            least two classes, shape `(batch, classes)`; or a Sequential or Functional
+            model that ends in a softmax over them, or in one sigmoid unit,
+            shape `(batch, 1)`.
+        x: Images, shape `(M, ...)`, numbers within `clip`. Of a data set of batches
+            give `x, y = map(np.concatenate, zip(*data))`.
         y: Integer labels, shape `(M,)` or `(M, 1)`, from 0 to `classes - 1`.
         epsilons: Attack strengths in units of pixel values, shape `(E,)`, at
             least 0 and strictly increasing: the largest change of a pixel or, with
@@ -108,7 +117,9 @@ def evaluate_robustness(
         pgd_steps: Number of PGD steps, at least 1. Defaults to 40.
         pgd_step_size: Size η of a PGD step in units of pixel values, above 0. It
             is reduced to ε where ε is smaller. Random starts take steps of
-            `2.5 * ε / pgd_steps`. Defaults to 0.01.
+            `2.5 * ε / pgd_steps`. Defaults to None: 0.01 times the range of `clip`,
+            2.55 for pixels from 0 to 255; without `clip`, 0.01, which is refused where
+            it is too small to reach the largest ε.
         restarts: Starts of each strong attack, at least 1. The first start of PGD is
             the image itself. Defaults to 2.
         noise_draws: Draws of noise per image, at least 1. Defaults to 1.
@@ -178,16 +189,17 @@ def evaluate_robustness(
     progress = Progress("Robustness", validate_verbose(verbose))
     for name in names:
         BY_NAME[name].prepare(images.shape, settings, keras.backend.backend())
-    if "pgd" in names:
-        _warn_if_out_of_reach(settings, strengths[-1])
+    if any(name.startswith("pgd") for name in names):
+        unknown_scale = pgd_step_size is None and settings.clip is None
+        _require_reach(settings, strengths[-1], unknown_scale, "pgd" in names)
 
-    with (
-        without_softmax(model) as logits_model,
-        without_activity_regularizers(logits_model),
-    ):
-        classes = count_classes(logits_model, images[: settings.batch_size])
+    hold_current_weights(model)
+    with without_activity_regularizers(model):
+        first = images[: settings.batch_size]
+        classifier = classifier_of(model, first)
+        classes = classifier(first[:1]).shape[1]
         labels = validate_labels(y, len(images), classes)
-        problem = Problem(logits_model, images, labels, settings)
+        problem = Problem(classifier, images, labels, settings)
         file = Checkpoint(checkpoint, problem, strengths, names)
         results = file.read() or Results(names)
         if checks and not results.checks:
@@ -248,9 +260,30 @@ def _images_to_attack(attack: Attack, row: int, results: Results) -> Indices:
     return np.flatnonzero(unbroken)
 
 
-def _warn_if_out_of_reach(settings: Settings, epsilon: float) -> None:
-    reach = settings.pgd_steps * settings.pgd_step_size
-    if reach < epsilon and not math.isclose(reach, epsilon):
+def _require_reach(
+    settings: Settings, epsilon: float, unknown_scale: bool, warns: bool
+) -> None:
+    """Refuses, or warns of, PGD steps that cannot reach the largest ε.
+
+    Args:
+        settings: The settings.
+        epsilon: The largest ε.
+        unknown_scale: Whether the step is a default, and nothing says how large pixel
+            values are.
+        warns: Whether to warn of steps that were chosen.
+    """
+    reach = settings.reach
+    if reach >= epsilon or math.isclose(reach, epsilon):
+        return
+    if unknown_scale:
+        raise invalid_value(
+            "pgd_step_size",
+            f"a size with which {settings.pgd_steps} steps reach the largest epsilon, "
+            f"{epsilon:g}; without `clip`, there is no range of pixels to scale the "
+            "default by",
+            f"None, that is {settings.pgd_step_size:g}",
+        )
+    if warns:
         warnings.warn(
             f"{settings.pgd_steps} PGD steps of {settings.pgd_step_size:g} change a "
             f"pixel by at most {reach:g}, less than the largest epsilon, {epsilon:g}. "

@@ -21,6 +21,14 @@ BEATEN = 0.002  # a weaker attack beats a stronger one; the limit is AutoAttack'
 CHANGED = 0.01  # all other differences
 OVERSTATED = 0.02  # stronger attacks beat the paper's PGD, as they always do slightly
 
+SHORT_OF_REACH = (
+    "All PGD steps together change a pixel by at most {reach:g}: raise pgd_step_size."
+)
+MISLEADING = (
+    "The gradients mislead. Attack with restarts, the margin loss, AutoPGD and Square, "
+    "and report the worst case."
+)
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -55,12 +63,22 @@ def find_flags(
     correct: Mapping[str, NDArray[np.bool_]],
     accuracy: Mapping[str, NDArray[np.float64]],
     checks: Mapping[str, Any],
+    reach: float = np.inf,
 ) -> list[Flag]:
-    """The flags that the results and checks of an evaluation raise."""
+    """The flags that the results and checks of an evaluation raise.
+
+    Args:
+        epsilons: The attack strengths.
+        clean_correct: Which images are classified correctly.
+        correct: The same for each attack, strength and image.
+        accuracy: The accuracy for each attack and strength.
+        checks: The figures of `measure_checks()`.
+        reach: How far all PGD steps together can move a pixel.
+    """
     count, clean = clean_correct.size, float(clean_correct.mean())
     return [
         *_rising(epsilons, clean, accuracy, least_share(CHANGED, count)),
-        *_beaten(epsilons, correct, accuracy, least_share(BEATEN, count)),
+        *_beaten(epsilons, correct, accuracy, least_share(BEATEN, count), reach),
         *_overstated(epsilons, correct, least_share(OVERSTATED, count)),
         *_measured(checks),
     ]
@@ -92,6 +110,7 @@ def _beaten(
     correct: Mapping[str, NDArray[np.bool_]],
     accuracy: Mapping[str, NDArray[np.float64]],
     least: float,
+    reach: float,
 ) -> Iterator[Flag]:
     strong = [
         attack.name
@@ -124,8 +143,9 @@ def _beaten(
                 f"{name} beats {against}",
                 float(gaps[at]),
                 f"At ε = {epsilons[at]:g}, {finding}",
-                "The gradients mislead. Attack with restarts, the margin loss, AutoPGD "
-                "and Square, and report the worst case.",
+                SHORT_OF_REACH.format(reach=reach)
+                if against == "pgd" and reach < 0.999 * epsilons[at]
+                else MISLEADING,
             )
 
 

@@ -17,6 +17,10 @@ from keras_powerlaw.support.arguments import (
     is_number,
     validate_integer,
 )
+from keras_powerlaw.support.arrays import Rows, is_array
+
+# Where pixels range from 0 to 1.
+PAPER_STEP_SIZE = 0.01
 
 
 def validate_settings(
@@ -30,20 +34,28 @@ def validate_settings(
     batch_size: Any,
     seed: Any,
 ) -> Settings:
-    if not is_finite_number(pgd_step_size) or pgd_step_size <= 0:
-        raise invalid_value(
-            "pgd_step_size", "a finite number above 0", repr(pgd_step_size)
-        )
+    clip = _validate_clip(clip)
     return Settings(
         norm=_validate_norm(norm),
         pgd_steps=validate_integer("pgd_steps", pgd_steps, minimum=1),
-        pgd_step_size=float(pgd_step_size),
+        pgd_step_size=_validate_step_size(pgd_step_size, clip),
         restarts=validate_integer("restarts", restarts, minimum=1),
         noise_draws=validate_integer("noise_draws", noise_draws, minimum=1),
-        clip=_validate_clip(clip),
+        clip=clip,
         batch_size=validate_integer("batch_size", batch_size, minimum=1),
         seed=validate_integer("seed", seed, minimum=0),
     )
+
+
+def _validate_step_size(size: Any, clip: tuple[float, float] | None) -> float:
+    if size is None:
+        low, high = clip or (0.0, 1.0)
+        return PAPER_STEP_SIZE * (high - low)
+    if not is_finite_number(size) or size <= 0:
+        raise invalid_value(
+            "pgd_step_size", "None or a finite number above 0", repr(size)
+        )
+    return float(size)
 
 
 def _validate_clip(clip: Any) -> tuple[float, float] | None:
@@ -98,7 +110,8 @@ def validate_images(
     if clip is not None and (images.min() < clip[0] or images.max() > clip[1]):
         raise invalid_value(
             "x",
-            f"pixel values within clip={clip}",
+            f"pixel values within clip={clip} (for others, give `clip=(low, high)`, "
+            "and epsilons in the same units)",
             f"values from {images.min():g} to {images.max():g}",
         )
     return images.astype(np.float32, copy=False)
@@ -170,9 +183,21 @@ def _validate_norm(norm: Any) -> float:
 
 
 def _as_array(argument: str, value: Any) -> NDArray[Any]:
+    if isinstance(value, keras.utils.PyDataset) or (
+        hasattr(value, "__iter__")
+        and not is_array(value)
+        and not isinstance(value, str | list | tuple | dict | range)
+    ):
+        raise invalid_value(
+            argument,
+            "an array (of a data set of batches, or another iterable, give "
+            "`x, y = map(np.concatenate, zip(*data))`)",
+            f"an object of type {type(value)}",
+        )
     try:
+        rows = Rows(value)[:] if is_array(value) else value
         array: NDArray[Any] = (
-            ops.convert_to_numpy(value) if ops.is_tensor(value) else np.asarray(value)
+            ops.convert_to_numpy(rows) if ops.is_tensor(rows) else np.asarray(rows)
         )
     except ValueError as error:  # a ragged list
         raise invalid_value(argument, "an array", value) from error

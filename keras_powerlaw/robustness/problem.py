@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
+
+from keras_powerlaw.robustness.logits import Classifier
 
 # Indices of images.
 Indices = NDArray[np.int64]
@@ -43,6 +44,11 @@ class Settings:
         """Smallest and largest pixel value, which may be infinite."""
         return self.clip or (-np.inf, np.inf)
 
+    @property
+    def reach(self) -> float:
+        """How far all PGD steps together can move a pixel."""
+        return self.pgd_steps * self.pgd_step_size
+
     def reported(self) -> dict[str, Any]:
         """The settings that affect the results, as a report stores them in JSON."""
         return {
@@ -61,13 +67,13 @@ class Problem:
     """A classifier, images, and the settings of the attacks on them.
 
     Attributes:
-        model: Returns logits, shape `(batch, classes)`.
+        classifier: Returns logits, shape `(batch, classes)`.
         images: Shape `(M, …)`.
         labels: Shape `(M,)`.
         settings: The settings.
     """
 
-    model: keras.Model
+    classifier: Classifier
     images: NDArray[np.float32]
     labels: NDArray[np.int64]
     settings: Settings

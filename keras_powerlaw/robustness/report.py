@@ -107,8 +107,12 @@ class RobustnessReport:
             correct = {
                 name: rows for name, rows in correct.items() if _is_bounded(name)
             }
+        steps, size = (
+            self.settings.get(name, np.inf) for name in ("pgd_steps", "pgd_step_size")
+        )
         return find_flags(
-            self.epsilons, self.clean_correct, correct, self.accuracy, self.checks
+            *(self.epsilons, self.clean_correct, correct, self.accuracy, self.checks),
+            reach=steps * size,
         )
 
     def to_json(self) -> str:

@@ -115,6 +115,28 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
         return calls
 
 
+def last_operation(model: keras.Model) -> tuple[Any, list[Any]]:
+    """What computes the first output of a Sequential or Functional model, and of what.
+
+    Returns:
+        The layer, model or `keras.ops` operation, and its symbolic inputs in this
+        model. A shared layer has others elsewhere, and then no attribute `input`.
+    """
+    operation, node_index, _ = model.outputs[0]._keras_history
+    return operation, list(operation._inbound_nodes[node_index].input_tensors)
+
+
+def view_of_layer(layer: keras.layers.Layer, **attributes: Any) -> keras.layers.Layer:
+    """A built layer with other attributes, which shares all else with `layer`.
+
+    It has the same variables, quantized or of LoRA too, and follows every change of
+    theirs. Neither Keras nor `copy.copy()` copies a layer without copying its state.
+    """
+    view = object.__new__(type(layer))
+    vars(view).update(vars(layer), **attributes)
+    return view
+
+
 def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The model and all layers in it, at any depth, each once."""
     # No public attribute lists the sub-layers of a layer that is not itself a model.

@@ -32,3 +32,4 @@ def one_step(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
 
 
 run = classifying_the_end(perturb)
+require_compatible = cleverhans_attacks.require_compatible

@@ -38,3 +38,4 @@ def step_by_step(problem: Problem, epsilon: float, indices: Indices) -> Tensor:
 
 
 run = classifying_the_end(perturb)
+require_compatible = cleverhans_attacks.require_compatible

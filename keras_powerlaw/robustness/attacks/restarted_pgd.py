@@ -76,7 +76,7 @@ def broken_by_pgd(
     low, high = problem.settings.limits
     norm = problem.settings.norm
     program = compiled(
-        problem.model,
+        problem.classifier,
         ("pgd", loss, norm),
         functools.partial(_take_steps, LOSSES[loss], norm),
     )

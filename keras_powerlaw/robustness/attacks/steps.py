@@ -61,7 +61,7 @@ def take_step(
 def gradient_program(problem: Problem) -> Program:
     """Maps images and labels to the logits and the gradient of the cross-entropy."""
     return compiled(
-        problem.model,
+        problem.classifier,
         "gradient",
         functools.partial(logits_and_gradient, loss=cross_entropy),
     )

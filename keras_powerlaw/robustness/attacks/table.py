@@ -9,7 +9,14 @@ TOOLBOX = Requirement("art", "the Adversarial Robustness Toolbox", "strong")
 
 ATTACKS = (
     # The paper's attacks.
-    Attack("fgsm", "FGSM", "fgsm:run", white_box=True, requires=CLEVERHANS),
+    Attack(
+        "fgsm",
+        "FGSM",
+        "fgsm:run",
+        white_box=True,
+        requires=CLEVERHANS,
+        precondition="fgsm:require_compatible",
+    ),
     Attack(
         "pgd",
         "PGD",
@@ -17,6 +24,7 @@ ATTACKS = (
         white_box=True,
         iterative=True,
         requires=CLEVERHANS,
+        precondition="pgd:require_compatible",
     ),
     Attack("noise", "white noise", "noise:gaussian", random=True, bounded=False),
     # The strong attacks, which test the results of the first. Each of the last four is

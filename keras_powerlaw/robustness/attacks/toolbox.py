@@ -24,7 +24,7 @@ def estimator_of(problem: Problem, loss: str) -> Any:
     from art.estimators.estimator import LossGradientsMixin
 
     program = compiled(
-        problem.model,
+        problem.classifier,
         ("loss", loss),
         functools.partial(_logits_losses_gradient, LOSSES[loss]),
     )
@@ -39,7 +39,7 @@ def estimator_of(problem: Problem, loss: str) -> Any:
 
         def predict(self, x: Any, batch_size: Any = None, **unused: Any) -> Any:
             x = np.asarray(x, "float32").reshape(-1, *problem.images.shape[1:])
-            return compiled_logits(problem.model)(x)
+            return compiled_logits(problem.classifier)(x)
 
         def loss_gradient(self, x: Any, y: Any, **unused: Any) -> Any:
             return self._evaluate(x, y)[2]
@@ -56,7 +56,7 @@ def estimator_of(problem: Problem, loss: str) -> Any:
             return results
 
     shape = problem.images.shape[1:]
-    classes = problem.model.compute_output_shape((1, *shape))[-1]
+    classes = problem.classifier(problem.images[:1]).shape[1]
     square_shape = shape if len(shape) != 2 else (*shape, 1)
     return Estimator(
         lambda x: x,
