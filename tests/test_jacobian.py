@@ -1,9 +1,12 @@
 """The Jacobian penalties against NumPy, finite differences and closed forms."""
 
+import functools
+import inspect
+
 import keras
 import numpy as np
 import pytest
-from backend import to_numpy
+from backend import to_numpy, value_and_gradient
 from datasets import gaussian
 from keras import layers, ops
 from models import Subclassed, compiled, feature_map, hidden, network
@@ -241,6 +244,128 @@ def test_takes_any_loss_with_a_value_per_example(data, loss, one_hot):
         x, targets, verbose=0
     ) - model.evaluate(x, targets, verbose=0)
     assert difference == pytest.approx(expected, rel=1e-3)
+
+
+class TestCompiledLoss:
+    """The penalty is the squared gradient of what `compile()` makes of the loss."""
+
+    OF_ONE_OUTPUT = [
+        name
+        for name, loss in vars(keras.losses).items()
+        if inspect.isfunction(loss)
+        and name
+        not in {
+            *("get", "serialize", "deserialize"),
+            *("dice", "tversky"),  # of a batch
+            *("circle", "ctc"),
+        }
+        and "categorical" not in name
+    ]
+
+    @staticmethod
+    def penalty(model, x, y):
+        """From the gradient of Keras's own total, for a mean over the examples."""
+
+        def total(x):
+            outputs = model(x, training=False)
+            return model.compute_loss(x, ops.convert_to_tensor(y), outputs)
+
+        _, gradient = value_and_gradient(total, x)
+        return np.sum((len(x) * gradient) ** 2) / len(x)
+
+    @staticmethod
+    def classifier(units, activation, **options):
+        keras.utils.set_random_seed(0)
+        parts = [hidden(HIDDEN), layers.Dense(units, activation)]
+        model = keras.Sequential([keras.Input((INPUTS,)), *parts])
+        model.compile("sgd", **options)
+        return model
+
+    def check(self, model, x, y, factor=1.0):
+        found = kp.add_jacobian_regularizer(model, 1.0).jacobian_penalty(x, y)
+        np.testing.assert_allclose(
+            to_numpy(ops.stop_gradient(found)),
+            factor * self.penalty(model, x, y),
+            rtol=1e-3,
+            atol=1e-12,
+        )
+
+    @pytest.mark.parametrize("name", [*OF_ONE_OUTPUT, "mse", "bce", "ce"])
+    def test_by_name_for_labels_in_a_row_or_a_column(self, data, name):
+        x, y = data
+        y = (y % 2).astype("float32")
+        model = self.classifier(1, "sigmoid", loss=name)
+        self.check(model, x, y)
+        self.check(model, x, y[:, None])
+
+    @pytest.mark.parametrize(
+        "loss",
+        [
+            *("ce", "categorical_crossentropy", "hinge", "kl_divergence"),
+            keras.losses.MeanSquaredError,
+            keras.losses.mean_absolute_error,
+            keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
+            functools.partial(keras.losses.categorical_crossentropy, from_logits=True),
+            lambda y, z: ops.mean((y - z) ** 4, axis=-1),
+            ["cosine_similarity"],
+        ],
+        ids=str,
+    )
+    def test_of_several_outputs_for_labels_in_one_hot_code(self, data, loss):
+        x, y = data
+        y = np.eye(CLASSES, dtype="float32")[y]
+        self.check(self.classifier(CLASSES, "softmax", loss=loss), x, y)
+
+    @pytest.mark.parametrize("loss", ["ce", "circle", "SparseCategoricalCrossentropy"])
+    def test_of_several_outputs_for_integer_labels(self, data, loss):
+        x, y = data
+        model = self.classifier(CLASSES, "softmax", loss=loss)
+        self.check(model, x, y)
+        self.check(model, x, y[:, None])
+
+    def test_from_logits(self, data):
+        x, y = data
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        self.check(self.classifier(1, None, loss=loss), x, (y % 2).astype("float32"))
+
+    def test_of_a_dictionary(self, data):
+        x, y = data
+        inputs = keras.Input((INPUTS,))
+        model = keras.Model(inputs, layers.Dense(1, "sigmoid", name="last")(inputs))
+        model.compile("sgd", {"last": "hinge"})
+        self.check(model, x, (y % 2).astype("float32"))
+
+    def test_loss_weights(self, data):
+        x, y = data
+        y = (y % 2).astype("float32")
+        self.check(self.classifier(1, None, loss="mse", loss_weights=[3.0]), x, y)
+
+    def test_a_sum_over_positions(self):
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(6, 4, 3)).astype("float32"), rng.random((6, 4, 2))
+        model = keras.Sequential([keras.Input((4, 3)), layers.Dense(2, "tanh")])
+        model.compile("sgd", keras.losses.MeanSquaredError(reduction="sum"))
+        # The total is a sum over the examples, and no mean: B times as large.
+        self.check(model, x, y, factor=1 / 6**2)
+
+    @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+    def test_masked_positions_have_no_loss(self, reduction):
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(6, 4, 3)).astype("float32"), rng.random((6, 4, 2))
+        x[:2, 2:] = 0
+        model = keras.Sequential(
+            [keras.Input((4, 3)), layers.Masking(), layers.Dense(2, "tanh")]
+        )
+        model.compile("sgd", keras.losses.MeanSquaredError(reduction=reduction))
+        self.check(model, x, y, factor=1 / 6**2 if reduction == "sum" else 1)
+
+    @pytest.mark.parametrize("axis", [None, 0, (0, 1)])
+    def test_a_loss_of_the_whole_batch_is_refused(self, data, axis):
+        x, y = data
+        model = self.classifier(CLASSES, "softmax", loss=keras.losses.Dice(axis=axis))
+        robust = kp.add_jacobian_regularizer(model)
+        with pytest.raises(ValueError, match="need an `axis` that leaves out 0"):
+            robust.jacobian_penalty(x, np.eye(CLASSES, dtype="float32")[y])
 
 
 def test_rounded_inputs_are_no_error_and_no_penalty(data):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_powerlaw.jacobian.losses import LossPerExample, loss_per_example
 from keras_powerlaw.jacobian.penalty import (
     loss_gradient_penalty,
     output_jacobian_penalty,
@@ -26,7 +26,6 @@ from keras_powerlaw.support.layers import (
 )
 from keras_powerlaw.support.replicas import share_of_replica
 from keras_powerlaw.support.types import Tensor
-from keras_powerlaw.support.units import to_samples
 
 
 def add_jacobian_regularizer(
@@ -209,7 +208,7 @@ class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
             )
         return output_jacobian_penalty(outputs, x, directions)
 
-    def _loss_per_example(self, y: Any) -> Callable[[Tensor], Tensor]:
+    def _loss_per_example(self, y: Any) -> LossPerExample:
         """The compiled loss, as a function from outputs to losses, `(batch,)`."""
         losses = keras.tree.flatten(self.loss)
         if len(losses) != 1 or losses[0] is None or y is None:
@@ -218,21 +217,11 @@ class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
                 "`compile(loss=...)` with exactly one loss, and labels. Received: "
                 f"loss={self.loss}, y={y}"
             )
-        loss = keras.losses.get(losses[0])
-        # A Loss object reduces over the batch; its `call` does not.
-        function = loss.call if isinstance(loss, keras.losses.Loss) else loss
-
-        def per_example(outputs: Tensor) -> Tensor:
-            outputs = ops.cast(outputs, "float32")
-            values = function(ops.convert_to_tensor(y), outputs)
-            if not len(values.shape):
-                raise ValueError(
-                    "The Jacobian penalty needs a loss that returns one value per "
-                    f"example. Received: loss={losses[0]}, which returns a scalar"
-                )
-            return ops.mean(to_samples(values), axis=1)
-
-        return per_example
+        [weight] = keras.tree.flatten(
+            compile_arguments(self).get("loss_weights") or 1.0
+        )
+        labels = ops.convert_to_tensor(keras.tree.flatten(y)[0])
+        return loss_per_example(losses[0], labels, weight)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -115,6 +115,11 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
         return calls
 
 
+def mask_of(tensor: Tensor) -> Tensor | None:
+    """The mask that Keras has attached to a layer's output, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
 def last_operation(model: keras.Model) -> tuple[Any, list[Any]]:
     """What computes the first output of a Sequential or Functional model, and of what.
 
