@@ -37,6 +37,10 @@ def _missing_names() -> list[str]:
         from keras.src.backend import get_stateless_scope  # noqa: F401
     except ImportError:
         missing.append("get_stateless_scope")
+    try:
+        from keras.src.backend import get_keras_mask  # noqa: F401
+    except ImportError:
+        missing.append("get_keras_mask")
     return missing
 
 
@@ -51,8 +55,9 @@ def _incompatible(missing: list[str]) -> ImportError:
 if _missing := _missing_names():
     raise _incompatible(_missing)
 
-# No public function returns the scope in which JAX traces a training step.
-from keras.src.backend import get_stateless_scope  # noqa: E402
+# No public function returns the scope in which JAX traces a training step, nor the
+# mask of a tensor, which is an attribute only where tensors have attributes.
+from keras.src.backend import get_keras_mask, get_stateless_scope  # noqa: E402
 
 
 @dataclasses.dataclass
@@ -117,7 +122,7 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
 
 def mask_of(tensor: Tensor) -> Tensor | None:
     """The mask that Keras has attached to a layer's output, or None."""
-    return getattr(tensor, "_keras_mask", None)
+    return get_keras_mask(tensor)
 
 
 def last_operation(model: keras.Model) -> tuple[Any, list[Any]]:
