@@ -233,6 +233,53 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match=re.escape(message + "['model']")):
             evaluate(model, data, path, ["noise"])
 
+    def test_another_structure_with_the_same_weights_is_refused(self, data, tmp_path):
+        """Even where the outputs are those of the other."""
+        path = tmp_path / "report.json"
+        step = keras.layers.Lambda(lambda x: keras.ops.where(x > 5, 0.0, x))
+        plain = network(hidden(16), shape=(PIXELS,), classes=3)
+        evaluate(plain, data, path, ["noise"])
+        for parts in (
+            [keras.layers.Rescaling(1.0), hidden(16)],
+            [keras.layers.Dense(16, activation="relu")],
+            [step, hidden(16)],
+        ):
+            other = network(*parts, shape=(PIXELS,), classes=3)
+            other.set_weights(plain.get_weights())
+            message = re.escape("a checkpoint of the same evaluation; ['structure']")
+            with pytest.raises(ValueError, match=message):
+                evaluate(other, data, path, ["noise"])
+
+    def test_a_model_made_again_is_the_same(self, data, tmp_path):
+        """Keras numbers its layers on, and draws new seeds."""
+        path = tmp_path / "report.json"
+        reports = []
+        for trainable in (True, False):
+            inputs = keras.Input((PIXELS,))
+            left = keras.layers.Dense(8, activation="tanh", trainable=trainable)
+            x = keras.layers.Concatenate()([left(inputs), inputs])
+            x = keras.layers.Dropout(0.5)(x)
+            model = keras.Model(inputs, keras.layers.Dense(3)(x))
+            model.set_weights([np.ones(weight.shape) for weight in model.weights])
+            reports.append(evaluate(model, data, path, ["noise"]))
+        assert reports[0] == reports[1]
+
+    def test_what_no_config_tells_shows_in_the_outputs(self, data, tmp_path):
+        class Shift(keras.layers.Layer):
+            by = 0.0
+
+            def call(self, x):
+                return x + self.by
+
+        path = tmp_path / "report.json"
+        shift = Shift()
+        model = network(shift, shape=(PIXELS,), classes=3)
+        evaluate(model, data, path, ["noise"])
+        shift.by = 3.0
+        message = re.escape("a checkpoint of the same evaluation; ['outputs']")
+        with pytest.raises(ValueError, match=message):
+            evaluate(model, data, path, ["noise"])
+
     @pytest.mark.parametrize("text", ["", "[]", json.dumps({"epsilons": [0.1]})])
     def test_another_file_is_refused_and_kept(self, model, data, tmp_path, text):
         path = tmp_path / "report.json"

@@ -3,19 +3,26 @@
 import importlib
 import re
 import sys
+import threading
 
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 from backend import BACKEND, only, to_numpy
-from models import Subclassed, hidden, linear, network
+from model_zoo import ZOO, build, can_be_attacked, examples_for, zoo
+from models import Subclassed, compiled, hidden, linear, network
 from problems import problem_of
 
+import keras_powerlaw as kp
 from keras_powerlaw.robustness.attacks import fgsm, pgd
 from keras_powerlaw.robustness.evaluate import evaluate_robustness
+from keras_powerlaw.support.keras_internals import flatten_layers
 
 CLASSES, PIXELS, IMAGES = 3, 12, 60
 EPSILONS = [0.0, 0.02, 0.05, 0.1, 0.2]
+# Of the zoo; all others are slow to test.
+FEW = ["batch_norm", "adapted_normalization", "residual", "nested_twice"]
 
 
 def mlp(*last, activation=None):
@@ -159,7 +166,7 @@ class TestGradientAttacks:
         model = linear(np.array([[1.0, -1.0]]), bias=[-0.9, 0.9])
         report = evaluate_robustness(model, [[0.8]], [0], [0.2], ["fgsm", "pgd"])
         assert not report.clean_correct[0]
-        assert not report.correct["fgsm"][0, 0]
+        assert not report.correct["pgd"][0, 0]
         assert not report.correct["pgd"][0, 0]
 
     def test_a_step_above_epsilon_is_reduced_to_epsilon(self, plain, images, labels):
@@ -211,6 +218,19 @@ class TestGradientAttacks:
         with pytest.raises(ImportError, match=message):
             evaluate_robustness(plain, images, labels, EPSILONS)
         evaluate_robustness(plain, images, labels, EPSILONS, ["noise"])
+
+    @only("tensorflow", "torch", why="cleverhans does not run with current JAX")
+    def test_cleverhans_in_pieces_is_noticed_before_anything_is_computed(
+        self, images, labels, monkeypatch
+    ):
+        package = {"tensorflow": "tf2", "torch": "torch"}[BACKEND]
+        for name in [name for name in sys.modules if name.startswith("cleverhans.")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, f"cleverhans.{package}", None)
+        model = mlp()
+        monkeypatch.setattr(type(model), "__call__", None)  # calling it fails
+        with pytest.raises(ImportError, match="cleverhans is installed, and cannot be"):
+            evaluate_robustness(model, images, labels, [0.1], ["noise", "pgd"])
 
 
 class TestWhiteNoise:
@@ -325,6 +345,340 @@ class TestEvaluation:
                 plain, images, labels, [0.1, 0.2], ["noise"], verbose=verbose
             )
             assert ("2/2" in capsys.readouterr().out) == shown
+
+
+def swap_head(model, *last):
+    """Takes off the last layers, and puts others in their place."""
+    for _ in last:
+        model.pop()
+    for layer in last:
+        model.add(layer)
+    roll_weights(model)
+
+
+def roll_weights(model):
+    weights = model.get_weights()
+    model.set_weights(
+        [np.roll(weight, 1, axis=-1 if weight.ndim else None) for weight in weights]
+    )
+
+
+def replace_activations(model):
+    """In all layers that have one but the last, at any depth."""
+    for layer in flatten_layers(model):
+        if layer.name != "logits" and callable(vars(layer).get("activation")):
+            layer.activation = keras.activations.softsign
+
+
+def enable_lora(model):
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dense):
+            layer.enable_lora(2)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=weight.shape) for weight in model.weights])
+
+
+class Gate(keras.layers.Layer):
+    """A layer whose behaviour hangs on an attribute that no config mentions."""
+
+    closed = False
+
+    def call(self, x):
+        return 0.1 * x[:, ::-1] if self.closed else x
+
+
+CHANGES = {
+    "weights": (mlp, roll_weights),
+    "another head": (mlp, lambda model: swap_head(model, keras.layers.Dense(CLASSES))),
+    "another head with a softmax": (
+        lambda: mlp(activation="softmax"),
+        lambda model: swap_head(model, keras.layers.Dense(CLASSES, "softmax")),
+    ),
+    "another head before a softmax": (
+        lambda: mlp(keras.layers.Softmax()),
+        lambda model: swap_head(
+            model, keras.layers.Dense(CLASSES), keras.layers.Softmax()
+        ),
+    ),
+    "one more layer": (mlp, lambda model: model.add(keras.layers.Dense(CLASSES))),
+    "activation": (mlp, replace_activations),
+    "batch statistics": (
+        lambda: network(hidden(4), kp.WhiteningLayer(), shape=(PIXELS,), classes=3),
+        lambda model: setattr(model.layers[1], "use_batch_statistics", True),
+    ),
+    "an attribute of a layer": (
+        lambda: network(Gate(name="gate"), shape=(PIXELS,), classes=CLASSES),
+        lambda model: setattr(model.get_layer("gate"), "closed", True),
+    ),
+    "a layer in a subclassed model": (
+        lambda: called(Subclassed(mlp())),
+        lambda model: replace_activations(model),
+    ),
+    "lora": (mlp, enable_lora),
+    "lora before a softmax": (lambda: mlp(activation="softmax"), enable_lora),
+    "int8": (mlp, lambda model: model.quantize("int8")),
+}
+
+
+def called(model):
+    model(np.zeros((2, PIXELS), "float32"))
+    return model
+
+
+def evaluate_used_and_fresh(make, change, x, y):
+    """The report before a change, after it, and of a fresh model so changed."""
+    options = {"epsilons": [0.05], "attacks": ["fgsm", "pgd", "pgd_ce"]}
+    options |= {"pgd_steps": 3, "pgd_step_size": 0.02, "restarts": 1, "checks": False}
+    reports = []
+    keras.utils.set_random_seed(0)
+    used = make()
+    keras.utils.set_random_seed(0)
+    fresh = make()
+    reports.append(evaluate_robustness(used, x, y, **options))
+    for model in (used, fresh):
+        keras.utils.set_random_seed(1)
+        change(model)
+        reports.append(evaluate_robustness(model, x, y, **options))
+    return reports
+
+
+class TestTheModelOfNow:
+    """Nothing of a model is kept from one evaluation to the next."""
+
+    @pytest.mark.parametrize("name", CHANGES)
+    def test_a_changed_model_is_as_a_fresh_one(self, images, labels, name):
+        before, used, fresh = evaluate_used_and_fresh(*CHANGES[name], images, labels)
+        assert used == fresh
+        assert used != before or name == "int8"  # which changes little
+
+    @staticmethod
+    def check(name):
+        def change(model):
+            roll_weights(model)
+            replace_activations(model)
+
+        inputs, y = examples_for(build(name), 20)
+        [x] = keras.tree.flatten(inputs)
+        _, used, fresh = evaluate_used_and_fresh(lambda: build(name), change, x, y)
+        assert used == fresh
+
+    @zoo(*FEW)
+    def test_so_are_some_models_of_the_zoo(self, name):
+        self.check(name)
+
+    @pytest.mark.slow
+    @zoo(*[name for name in ZOO if name not in FEW])
+    def test_so_is_every_other_one_that_can_be_attacked(self, name):
+        if not can_be_attacked(build(name)):
+            pytest.skip("needs one input of real numbers")
+        self.check(name)
+
+    def test_another_thread_sees_it_as_it_is(self, images, labels):
+        model = mlp(activation="softmax")
+        expected = to_numpy(model(images))
+        config = model.get_config()
+        seen, done = [], threading.Event()
+
+        def watch():
+            while not done.is_set():
+                seen.append(
+                    model.get_config() == config
+                    and np.array_equal(to_numpy(model(images)), expected)
+                )
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            evaluate_robustness(model, images, labels, [0.1], pgd_steps=5)
+        finally:
+            done.set()
+            thread.join()
+        assert seen and all(seen)
+
+    def test_within_fit(self, images, labels):
+        """On JAX, the training loop holds the weights meanwhile."""
+        reports = []
+
+        class Evaluate(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                reports.append(
+                    evaluate_robustness(
+                        self.model, images, labels, [0.05], ["fgsm"], checks=False
+                    )
+                )
+
+        model = compiled(mlp())
+        model.fit(images, labels, batch_size=30, verbose=0, callbacks=[Evaluate()])
+        assert len(reports) == 2
+        assert reports[1] == evaluate_robustness(
+            model, images, labels, [0.05], ["fgsm"], checks=False
+        )
+
+
+class TestEndings:
+    """What can be left out at the end of a model, and what cannot."""
+
+    @pytest.fixture(scope="class")
+    def expected(self, plain, images, labels):
+        return evaluate_robustness(plain, images, labels, EPSILONS)
+
+    @pytest.mark.parametrize(
+        "classifier",
+        [
+            lambda: keras.Sequential(
+                [keras.Input((PIXELS,)), mlp(activation="softmax")]
+            ),
+            lambda: keras.Sequential([mlp(), keras.layers.Activation("softmax")]),
+            lambda: keras.Model(
+                inputs := keras.Input((PIXELS,)), keras.ops.softmax(mlp()(inputs))
+            ),
+        ],
+        ids=["in a nested model", "after a nested model", "operation"],
+    )
+    def test_a_softmax_anywhere_at_the_end(self, expected, images, labels, classifier):
+        assert evaluate_robustness(classifier(), images, labels, EPSILONS) == expected
+
+    def test_a_shared_layer_keeps_its_other_softmax(self, images):
+        """Only the last of the calls is without it."""
+        inputs = keras.Input((CLASSES,))
+        shared = keras.layers.Dense(CLASSES, activation="softmax")
+        model = keras.Model(inputs, shared(shared(inputs)))
+        kernel, bias = shared.get_weights()
+        problem = problem_of(model, images[:, :CLASSES], np.zeros(IMAGES))
+        first = np.exp(problem.images @ kernel + bias)
+        first /= first.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(
+            to_numpy(problem.classifier(problem.images)),
+            first @ kernel + bias,
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+    def test_an_activation_within_a_layer_stays(self):
+        """An LSTM has the softmax in every step: its outputs are the logits."""
+        model = keras.Sequential(
+            [keras.Input((4, 3)), keras.layers.LSTM(3, activation="softmax")]
+        )
+        x = np.random.default_rng(0).random((10, 4, 3)).astype("float32")
+        problem = problem_of(model, x, np.zeros(10))
+        np.testing.assert_allclose(
+            to_numpy(problem.classifier(x)), to_numpy(model(x)), rtol=1e-5
+        )
+
+    @pytest.mark.parametrize("ending", ["activation", "Activation layer", "operation"])
+    def test_one_sigmoid_unit_is_two_classes(self, images, ending):
+        rng = np.random.default_rng(4)
+        weights = rng.normal(size=(PIXELS, 1))
+        inputs = keras.Input((PIXELS,))
+        if ending == "activation":
+            outputs = keras.layers.Dense(1, activation="sigmoid")(inputs)
+        else:
+            last = keras.layers.Activation("sigmoid")
+            last = keras.ops.sigmoid if ending == "operation" else last
+            outputs = last(keras.layers.Dense(1)(inputs))
+        model = keras.Model(inputs, outputs)
+        bias = -0.5 * weights.sum(axis=0)
+        model.set_weights([weights, bias])
+        y = (images @ weights + bias > 0).astype("float32")  # in a column
+        twin = linear(np.concatenate([0 * weights, weights], axis=1), [0, *bias])
+
+        attacks = ["fgsm", "pgd", "noise", "pgd_dlr"]
+        report, expected = (
+            evaluate_robustness(model, images, y, [0.05, 0.1], attacks, restarts=1)
+            for model in (model, twin)
+        )
+        assert report == expected
+        assert report.clean_accuracy == 1 and not report.flags
+
+    def test_a_saturated_sigmoid_has_a_gradient(self):
+        model = network(shape=(2,), classes=1)
+        model.add(keras.layers.Activation("sigmoid"))
+        model.set_weights([np.array([[1e3], [-1e3]]), np.zeros(1)])
+        report = evaluate_robustness(model, [[0.6, 0.4]], [[1]], [0.2], ["pgd_dlr"])
+        assert report.clean_correct[0] and not report.correct["pgd_dlr"][0, 0]
+
+
+class TestScale:
+    """A step of the paper is a hundredth of the range of pixels."""
+
+    def test_pixels_from_0_to_255(self, images, labels):
+        model = mlp()
+        scaled = keras.Sequential(
+            [keras.Input((PIXELS,)), keras.layers.Rescaling(1 / 255), model]
+        )
+        of_bytes = evaluate_robustness(
+            scaled, 255 * images, labels, [12.75, 25.5], clip=(0, 255)
+        )
+        expected = evaluate_robustness(model, images, labels, [0.05, 0.1])
+        assert of_bytes.settings["pgd_step_size"] == pytest.approx(2.55)
+        for name in ("fgsm", "pgd"):
+            np.testing.assert_allclose(
+                of_bytes.accuracy[name], expected.accuracy[name], atol=0.02
+            )
+        assert not of_bytes.flags
+
+    @pytest.mark.parametrize("attack", ["pgd", "pgd_ce", "pgd_dlr"])
+    def test_of_an_unknown_range_the_step_must_be_given(self, images, labels, attack):
+        message = re.escape(
+            "Invalid value for argument `pgd_step_size`. Expected a size with which 40 "
+            "steps reach the largest epsilon, 8; without `clip`, there is no range of "
+            "pixels to scale the default by. Received: pgd_step_size=None, that is 0.01"
+        )
+        with pytest.raises(ValueError, match=message):
+            evaluate_robustness(mlp(), images, labels, [8], [attack], clip=None)
+
+    def test_small_steps_are_not_taken_for_misleading_gradients(self, images, labels):
+        with pytest.warns(UserWarning, match="change a pixel by at most"):
+            report = evaluate_robustness(
+                mlp(), images, labels, [0.2], ["fgsm", "pgd"], pgd_steps=1, checks=False
+            )
+        [flag] = report.flags
+        assert flag.name == "fgsm beats pgd"
+        assert flag.advice == (
+            "All PGD steps together change a pixel by at most 0.01: "
+            "raise pgd_step_size."
+        )
+
+
+class TestDataSets:
+    def test_are_refused_with_a_line_that_helps(self, plain, images, labels):
+        class Batches(keras.utils.PyDataset):
+            def __len__(self):
+                return 2
+
+            def __getitem__(self, index):
+                if index > 1:
+                    raise IndexError
+                half = slice(30 * index, 30 * index + 30)
+                return images[half], labels[half]
+
+        data_sets = [Batches(), iter([(images, labels)])]
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            pairs = tf.data.Dataset.from_tensor_slices((images, labels))
+            data_sets.append(pairs.batch(25))
+        line = "x, y = map(np.concatenate, zip(*data))"
+        expected = evaluate_robustness(plain, images, labels, [0.1], ["noise"])
+        for data in data_sets:
+            message = re.escape(f"another iterable, give `{line}`). Received: x=an obj")
+            with pytest.raises(ValueError, match=message):
+                evaluate_robustness(plain, data, None, [0.1])
+            x, y = map(np.concatenate, zip(*data))  # noqa: B905
+            assert evaluate_robustness(plain, x, y, [0.1], ["noise"]) == expected
+
+    def test_rows_of_other_kinds_are_taken(self, plain, images, labels):
+        expected = evaluate_robustness(plain, images, labels, [0.1], ["noise"])
+        x = keras.ops.convert_to_tensor(images.astype("float32"))
+        y = keras.ops.convert_to_tensor(labels)[:, None]
+        sparse = scipy.sparse.csr_matrix(images)
+        for inputs, targets in (
+            (x, y),
+            (images.tolist(), labels.tolist()),
+            (sparse, y),
+        ):
+            report = evaluate_robustness(plain, inputs, targets, [0.1], ["noise"])
+            assert report == expected
 
 
 class TestErrors:

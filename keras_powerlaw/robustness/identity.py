@@ -105,8 +105,8 @@ def _without_names(value: Any, numbers: dict[str, int]) -> Any:
         return {
             str(key): _without_names(entry, numbers)
             for key, entry in value.items()
-            if key not in UNIMPORTANT
-            and not (key == "name" and ("trainable" in value or "module" in value))
+            # Nothing but a name is what a dtype policy has.
+            if key not in UNIMPORTANT and (key != "name" or len(value) == 1)
         }
     if isinstance(value, list | tuple):
         # A layer's output: its name, the index of the call, that of the output.
