@@ -384,7 +384,7 @@ class Gate(keras.layers.Layer):
     closed = False
 
     def call(self, x):
-        return 0.1 * x[:, ::-1] if self.closed else x
+        return 0.1 * keras.ops.flip(x, axis=-1) if self.closed else x
 
 
 CHANGES = {
