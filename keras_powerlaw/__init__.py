@@ -6,7 +6,10 @@ from keras_powerlaw.robustness.evaluate import evaluate_robustness
 from keras_powerlaw.robustness.flags import Flag
 from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.robustness.summary import RobustnessSummary, combine_reports
-from keras_powerlaw.spectral.adding import add_spectral_regularizer
+from keras_powerlaw.spectral.adding import (
+    add_spectral_regularizer,
+    remove_spectral_regularizer,
+)
 from keras_powerlaw.spectral.callback import EigenbasisRefresh
 from keras_powerlaw.spectral.measuring import measure_spectrum
 from keras_powerlaw.spectral.refresh import refresh_eigenbasis
@@ -35,5 +38,6 @@ __all__ = [
     "plot_sensitivity",
     "plot_spectrum",
     "refresh_eigenbasis",
+    "remove_spectral_regularizer",
     "sensitivity_maps",
 ]

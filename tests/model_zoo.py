@@ -43,7 +43,7 @@ def zoo(*names):
         marks = [pytest.mark.slow] * (name in SLOW)
         return pytest.param(name, marks=marks + [strings] * (name in STRINGS))
 
-    return pytest.mark.parametrize("name", map(parameter, names or ZOO))
+    return pytest.mark.parametrize("name", [parameter(name) for name in names or ZOO])
 
 
 def build(name, seed=0):

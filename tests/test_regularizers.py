@@ -652,7 +652,7 @@ class TestAddSpectralRegularizer:
                 return {}
 
         with pytest.raises(
-            ValueError, match=r"argument `model`\. .* makes a Sequential"
+            ValueError, match=r"argument `model`\. .* of which the constructor fails"
         ):
             kp.add_spectral_regularizer(OwnStep(20), "hidden", tau=3)
 

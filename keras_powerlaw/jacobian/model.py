@@ -19,11 +19,12 @@ from keras_powerlaw.support.arguments import (
     is_integer,
     validate_number,
 )
-from keras_powerlaw.support.keras_internals import compile_arguments
+from keras_powerlaw.support.compilation import compile_like
 from keras_powerlaw.support.layers import (
     is_sequential_or_functional,
     without_activity_regularizers,
 )
+from keras_powerlaw.support.probe import require_same_outputs
 from keras_powerlaw.support.replicas import share_of_replica
 from keras_powerlaw.support.types import Tensor
 
@@ -117,9 +118,9 @@ def add_jacobian_regularizer(
         )
     options = {"name": model.name, "beta": beta, "projections": projections}
     regularized = JacobianRegularizedModel(model.inputs[0], model.outputs[0], **options)
+    require_same_outputs(model, regularized, [])
     if model.compiled:
-        arguments = compile_arguments(model)
-        regularized.compile(**{**arguments, "optimizer": model.optimizer})
+        compile_like(regularized, model, model.optimizer)
     return regularized
 
 

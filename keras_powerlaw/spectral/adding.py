@@ -1,4 +1,4 @@
-"""Adding the spectral penalty to an existing model."""
+"""Adding the spectral penalty to an existing model, and taking it off."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_powerlaw.spectral.layers import regularized_layers
 from keras_powerlaw.spectral.regularizer import (
     SpectralActivityRegularizer,
     validate_width,
@@ -35,7 +36,9 @@ def add_spectral_regularizer(
     Args:
         model: A Sequential or Functional model, fresh or trained, compiled or not. It
             is left unchanged.
-        layers: A layer of the model or its name, or a list of them.
+        layers: A layer of the model or its name, or a list of them, at any depth:
+            layers of models in the model, and those within a wrapper that calls them
+            as layers, too.
         alpha: Exponent α: a number for all layers, or a list with one per layer.
             Defaults to 1.
         tau: Index τ of the first eigenvalue of the power law: an integer for all
@@ -48,14 +51,16 @@ def add_spectral_regularizer(
         reduction: Likewise. Defaults to `"flatten"`.
 
     Returns:
-        A new model with the same weights and exactly the same predictions. If `model`
-        is compiled, so is the new one, with the same settings and optimizer state.
+        A new model of the same class, with the same state and exactly the same
+        predictions, which is checked. If `model` is compiled, so is the new one, with
+        the same settings and optimizer state. The eigenbasis is no such state: it has
+        none.
 
     Raises:
-        ValueError: If the model is subclassed; if a layer does not exist, has an
-            activity regularizer of another kind, or has no more than τ units or too
-            many for the available memory; or if a list does not have one entry per
-            layer.
+        ValueError: If the model is subclassed, or a copy would not be the same; if a
+            layer does not exist, can't carry the penalty, has an activity regularizer
+            of another kind, or has no more than τ units or too many for the available
+            memory; or if a list does not have one entry per layer.
 
     Example:
 
@@ -80,16 +85,9 @@ def add_spectral_regularizer(
         Nassar et al. (2020), eq. (2) and section 4.3; its section 5 suggests exponents
         that vary with depth.
     """
-    if not is_sequential_or_functional(model):
-        raise invalid_value(
-            "model",
-            "a Sequential or Functional model (in a subclassed model, pass "
-            "`activity_regularizer=keras_powerlaw.SpectralActivityRegularizer(...)` to "
-            "the layer where it is created)",
-            f"{model} (of type {type(model)})",
-        )
+    _require_layers_known(model)
     targets = _find_targets(model, layers)
-    changes, widths = {}, []
+    regularizers, widths = {}, []
     for layer, layer_alpha, layer_tau, layer_beta in zip(
         targets,
         _one_per_layer("alpha", alpha, targets),
@@ -116,17 +114,84 @@ def add_spectral_regularizer(
         if units is not None:
             validate_width(regularizer, units)
             widths.append((layer.name, units))
-        changes[id(layer)] = {
-            "activity_regularizer": keras.regularizers.serialize(regularizer)
-        }
+        regularizers[id(layer)] = regularizer
     require_memory(widths)
-    return copy_model(model, changes)
+    return copy_model(model, regularizers)
+
+
+def remove_spectral_regularizer(
+    model: keras.Model,
+    layers: keras.layers.Layer | str | Sequence[keras.layers.Layer | str] | None = None,
+) -> keras.Model:
+    """Takes the `SpectralActivityRegularizer` off layers of a model.
+
+    The plain model back, after training: `quantize()` skips layers with the
+    regularizer, and other programs need no `keras_powerlaw` to load it.
+
+    Args:
+        model: A Sequential or Functional model, which is left unchanged.
+        layers: A layer of the model or its name, or a list of them. Defaults to all
+            that have the regularizer.
+
+    Returns:
+        A new model, as `add_spectral_regularizer()` returns: the same weights,
+        predictions, compilation and optimizer state.
+
+    Raises:
+        ValueError: If the model is subclassed, or a copy would not be the same; or if
+            no layer, or one of `layers`, has no `SpectralActivityRegularizer`.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_powerlaw as kp
+
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            keras.layers.Dense(
+                50, activity_regularizer=kp.SpectralActivityRegularizer()
+            ),
+        ]
+    )
+    plain = kp.remove_spectral_regularizer(model)
+    plain.quantize("int8")
+    ```
+    """
+    _require_layers_known(model)
+    regularized = regularized_layers(model)
+    targets = regularized if layers is None else _find_targets(model, layers)
+    others = [layer.name for layer in targets if layer not in regularized]
+    if others or not targets:
+        raise invalid_value(
+            "layers",
+            "layers with a SpectralActivityRegularizer, of which model "
+            f"'{model.name}' has {[layer.name for layer in regularized]}",
+            layers if layers is None else others,
+        )
+    return copy_model(model, {id(layer): None for layer in targets})
+
+
+def _require_layers_known(model: Any) -> None:
+    if not is_sequential_or_functional(model):
+        raise invalid_value(
+            "model",
+            "a Sequential or Functional model (in a subclassed model, pass "
+            "`activity_regularizer=keras_powerlaw.SpectralActivityRegularizer(...)` to "
+            "the layer where it is created, or leave it out)",
+            f"{model} (of type {type(model)})",
+        )
 
 
 def _find_targets(model: keras.Model, layers: Any) -> list[keras.layers.Layer]:
     if isinstance(layers, str | keras.layers.Layer):
         layers = [layers]
-    if not layers or not isinstance(layers, list | tuple):
+    if (
+        not isinstance(layers, list | tuple)
+        or not layers
+        or not all(isinstance(layer, str | keras.layers.Layer) for layer in layers)
+    ):
         raise invalid_value(
             "layers", "at least one layer: its name, or a list of names", repr(layers)
         )

@@ -93,6 +93,13 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
         """The loss of one call's activations, a scalar."""
         raise NotImplementedError
 
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        # Keras quantizes layers that contain no other; it warns with this message.
+        raise NotImplementedError(
+            f"quantize() skips layers with a {type(self).__name__}. Take it off "
+            "first: keras_powerlaw.remove_spectral_regularizer(model).quantize(...)"
+        )
+
     def _get_own_losses(self) -> list[Tensor]:
         calls = self._calls()
         for call in calls:
@@ -218,6 +225,13 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
         raise _incompatible(["Model._compile_config"])
     arguments: dict[str, Any] = model._compile_config.config
     return arguments
+
+
+def trained_variables(optimizer: Any) -> list[keras.Variable]:
+    """The variables that an optimizer was built for."""
+    if not hasattr(optimizer, "_trainable_variables"):  # which `build()` sets
+        raise _incompatible(["Optimizer._trainable_variables"])
+    return list(optimizer._trainable_variables)
 
 
 def hold_current_weights(model: keras.Model) -> None:

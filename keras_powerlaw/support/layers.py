@@ -19,6 +19,15 @@ from keras_powerlaw.support.keras_internals import (
 from keras_powerlaw.support.types import Tensor
 
 
+def plain_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The model and all layers in it, but not regularizers, which can be layers too."""
+    return [
+        layer
+        for layer in flatten_layers(model)
+        if not isinstance(layer, keras.regularizers.Regularizer)
+    ]
+
+
 def find_layer(
     model: keras.Model, layer: keras.layers.Layer | str
 ) -> keras.layers.Layer:
@@ -26,7 +35,7 @@ def find_layer(
 
     A layer that is not in `model` is looked up by its name.
     """
-    layers = flatten_layers(model)
+    layers = plain_layers(model)
     if isinstance(layer, keras.layers.Layer):
         if any(layer is other for other in layers):
             return layer
