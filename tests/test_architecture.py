@@ -52,6 +52,7 @@ UNDERSCORED = {
     "_flatten_layers",
     "_get_own_losses",
     "_inbound_nodes",
+    "_remat_mode",
     "_trainable_variables",
 }
 

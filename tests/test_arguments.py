@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from models import hidden, network
 
 import keras_powerlaw as kp
 
@@ -176,3 +177,16 @@ def test_integers_of_numpy_are_integers(model):
         model, X, "hidden", max_samples=np.int64(20), seed=np.int64(1)
     )
     assert len(spectrum.eigenvalues) == 8
+
+
+def test_labels_are_no_argument_of_the_refresh():
+    with pytest.raises(ValueError, match="argument `x`. Expected the inputs alone"):
+        kp.EigenbasisRefresh(X, Y)
+
+
+def test_layers_in_an_error_are_those_of_the_user():
+    model = kp.add_spectral_regularizer(network(hidden(9)), "hidden", tau=2)
+    with pytest.raises(
+        ValueError, match=r"its layers are \['\w+', 'hidden', 'logits'\]"
+    ):
+        kp.measure_spectrum(model, X, "none")

@@ -79,7 +79,9 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # What a call records would be lost when it is rematerialized.
+        with keras.RematScope(mode=None):
+            super().__init__(**kwargs)
         self._calls_of_scopes: weakref.WeakKeyDictionary[Any, list[_Call]] = (
             weakref.WeakKeyDictionary()
         )
@@ -225,6 +227,14 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
         raise _incompatible(["Model._compile_config"])
     arguments: dict[str, Any] = model._compile_config.config
     return arguments
+
+
+def rematerialized(layer: Any) -> Any:
+    """The `keras.RematScope` that a layer was made in."""
+    mode = getattr(layer, "_remat_mode", None)
+    if mode is None:
+        return contextlib.nullcontext()
+    return keras.RematScope(mode.mode, mode.output_size_threshold, mode.layer_names)
 
 
 def trained_variables(optimizer: Any) -> list[keras.Variable]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_powerlaw.support.keras_internals import flatten_layers
+from keras_powerlaw.support.keras_internals import flatten_layers, rematerialized
 
 
 def remake(thing: Any, config: dict[str, Any] | None = None) -> Any:
@@ -31,7 +31,7 @@ def remake(thing: Any, config: dict[str, Any] | None = None) -> Any:
         for part in _parts(thing):
             within = config_within(thing, config, part)
             definitions.update(_name_functions(part, within))
-        with keras.saving.custom_object_scope(definitions):
+        with rematerialized(thing), keras.saving.custom_object_scope(definitions):
             made = type(thing).from_config(config)
     except Exception as error:
         raise ValueError(
