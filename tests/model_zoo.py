@@ -8,7 +8,7 @@ penalty can be added; `examples_for` makes inputs and labels that fit it.
 import keras
 import numpy as np
 import pytest
-from backend import only
+from backend import BACKEND, only
 from keras import layers, ops
 from models import feature_map, hidden, network
 
@@ -17,6 +17,13 @@ WORDS = np.array(["one", "two", "three", "four", "five"])
 
 ZOO = {}
 STRINGS = {"text", "words"}
+# Layers that compute with TensorFlow, which no step compiled by JAX can call.
+LOOKUPS = {"integer_lookup", "crossed_features"}
+# On JAX, where compiling a model takes seconds, only these are tried by default.
+QUICK_ON_JAX = {
+    *("dense", "batch_norm", "dropout_and_noise", "adapted_normalization"),
+    *("shared_layer", "nested_sequential", "mixed_float16"),
+}
 # Hundreds of layers, and seconds for every step.
 SLOW = {
     "DenseNet121",
@@ -39,9 +46,13 @@ def zoo(*names):
     """Parameters for a test that takes a `name` of the zoo; all, if none is given."""
     strings = only("tensorflow", why="only TensorFlow has tensors of strings")
 
+    lookups = only("tensorflow", "torch", why="no compiled step can call TensorFlow")
+
     def parameter(name):
-        marks = [pytest.mark.slow] * (name in SLOW)
-        return pytest.param(name, marks=marks + [strings] * (name in STRINGS))
+        is_slow = name in SLOW or (BACKEND == "jax" and name not in QUICK_ON_JAX)
+        marks = [(pytest.mark.slow, is_slow)]
+        marks += [(strings, name in STRINGS), (lookups, name in LOOKUPS)]
+        return pytest.param(name, marks=[mark for mark, applies in marks if applies])
 
     return pytest.mark.parametrize("name", [parameter(name) for name in names or ZOO])
 
