@@ -69,6 +69,52 @@ class TestEquation10:
         white = to_numpy(kp.WhiteningLayer()(x.astype("float32"), training=True))
         assert np.isfinite(white).all()
 
+    @pytest.mark.parametrize("ridge", [0.0, 1e-5])
+    @pytest.mark.parametrize(
+        "x",
+        [
+            np.zeros((8, 5)),
+            np.full((8, 5), 3.0),
+            np.full((8, 5), 1e-25),
+            np.ones((1, 5)),
+            np.arange(8.0)[:, np.newaxis] * [1e-9, 1e-10, 0, 1e-12, 0],
+        ],
+        ids=["zeros", "constants", "tiny", "one example", "underflow"],
+    )
+    def test_is_finite_for_degenerate_batches_and_so_is_its_gradient(self, x, ridge):
+        layer = kp.WhiteningLayer(ridge=ridge)
+        layer.build(x.shape)
+
+        def total(x):
+            return ops.sum(layer(x, training=True) ** 2)
+
+        value, gradient = value_and_gradient(total, x)
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
+        assert np.isfinite(to_numpy(layer(x.astype("float32")))).all()
+
+    @pytest.mark.parametrize("units, batch", [(5, 3000), (20, 400), (200, 2)])
+    @pytest.mark.parametrize("ridge", [0.0, 1e-5])
+    def test_is_finite_where_the_rank_is_below_the_units(self, units, batch, ridge):
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            rank = 1 + seed % 3
+            x = rng.normal(size=(batch, rank)) @ rng.normal(size=(rank, units)) * 3
+            x = x.astype("float32")
+            layer = kp.WhiteningLayer(ridge=ridge)
+            assert np.isfinite(to_numpy(layer(x, training=True))).all()
+            assert np.isfinite(to_numpy(layer(x))).all()
+
+    def test_float32_resolves_variances_down_to_its_rounding_errors(self):
+        scales = np.array([1.0, 0.1, 0.01, 1e-3 / 2])
+        x = np.random.default_rng(11).normal(size=(500, 4)) * scales
+        white = kp.WhiteningLayer(ridge=0.0)(x.astype("float32"), training=True)
+        variances = to_numpy(white).var(axis=0, ddof=1)
+        floor = 16 * np.finfo("float32").eps * np.linalg.norm(np.cov(x, rowvar=False))
+        expected = scales**2 / (scales**2 + floor)
+        assert expected[-1] < 0.2
+        np.testing.assert_allclose(variances, expected, rtol=0.1)
+
 
 class TestStatistics:
     def test_first_batch_sets_them(self):
@@ -80,6 +126,14 @@ class TestStatistics:
             layer.moving_covariance, np.cov(x, rowvar=False), rtol=1e-3, atol=1e-4
         )
         np.testing.assert_allclose(to_numpy(layer(x)), during, atol=1e-3)
+
+    def test_of_small_activations_are_as_precise_as_those_of_large_ones(self):
+        x = correlated(300, 8, np.random.default_rng(4))
+        layers = kp.WhiteningLayer(ridge=0.0), kp.WhiteningLayer(ridge=0.0)
+        for layer, scale in zip(layers, (1.0, 2.0**-20), strict=True):
+            layer(scale * x, training=True)
+        large, small = (to_numpy(layer.moving_covariance) for layer in layers)
+        np.testing.assert_allclose(small * 2.0**40, large, rtol=1e-5)
 
     def test_plain_then_exponential_average(self):
         rng = np.random.default_rng(5)

@@ -1,10 +1,13 @@
-"""Penalty, basis and whitening are computed in float32 under every dtype policy."""
+"""Penalty, basis and whitening are computed in float32 under every mixed policy.
+
+Under float64, everything trains, and whitening is as precise.
+"""
 
 import keras
 import numpy as np
 import pytest
 import reference
-from backend import to_numpy
+from backend import only, to_numpy
 from datasets import gaussian
 from keras import ops
 from models import compiled, hidden, network
@@ -122,3 +125,50 @@ def test_saved_model_predicts_the_same(policy, data, tmp_path):
     np.testing.assert_array_equal(
         loaded.predict(data[0], verbose=0), model.predict(data[0], verbose=0)
     )
+
+
+@only("tensorflow", "torch", why="JAX has float64 only with jax_enable_x64")
+class TestFloat64:
+    @pytest.fixture(autouse=True)
+    def float64(self):
+        before = keras.config.floatx(), keras.config.dtype_policy()
+        keras.config.set_floatx("float64")
+        keras.config.set_dtype_policy("float64")
+        yield
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
+
+    @pytest.mark.parametrize("jacobian", [False, True], ids=["spectral", "jacobian"])
+    @pytest.mark.parametrize("exact", [False, True], ids=["frozen", "exact"])
+    def test_trains(self, data, exact, jacobian):
+        model = compiled_model(exact)
+        if jacobian:
+            model = kp.add_jacobian_regularizer(model)
+        refresh = [] if exact else [kp.EigenbasisRefresh(data[0])]
+        history = model.fit(*data, epochs=2, verbose=0, callbacks=refresh).history
+        assert np.all(np.isfinite(history["loss"]))
+
+    def test_penalty_is_that_of_the_activations(self, data):
+        model = compiled_model()
+        kp.refresh_eigenbasis(model, data[0])
+        activity = keras.ops.convert_to_numpy(model.layers[0](data[0], training=True))
+        assert activity.dtype == "float64"
+        model(data[0], training=True)
+        [penalty] = [float(loss) for loss in model.losses if float(loss)]
+        basis = reference.eigenvectors(activity)
+        expected = reference.penalty(reference.variances(activity, basis), 1.0, 3, 2.0)
+        np.testing.assert_allclose(penalty, expected, rtol=1e-4)
+
+    def test_whitens_what_float32_cannot_resolve(self):
+        x = np.random.default_rng(0).normal(size=(200, 6)) * np.logspace(0, -5, 6)
+        layer = kp.WhiteningLayer(ridge=0.0)
+        white = keras.ops.convert_to_numpy(layer(x + 1.0, training=True))
+        np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(6), atol=1e-4)
+        assert {weight.dtype for weight in layer.weights} == {"float64"}
+
+    def test_spectrum_is_that_of_the_activations(self, data):
+        model = compiled_model()
+        activity = keras.ops.convert_to_numpy(model.layers[0](data[0]))
+        expected = np.linalg.eigvalsh(np.cov(activity, rowvar=False))[::-1]
+        spectrum = kp.measure_spectrum(model, data[0], "hidden")
+        np.testing.assert_allclose(spectrum.eigenvalues, expected, atol=1e-12)

@@ -186,7 +186,8 @@ class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
     ) -> Tensor:
         # Computed first, since the penalty's forward pass clears the layers' losses.
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        return loss + share_of_replica(self.beta * self.jacobian_penalty(x, y))
+        penalty = ops.cast(self.beta * self.jacobian_penalty(x, y), loss.dtype)
+        return loss + share_of_replica(penalty)
 
     def jacobian_penalty(self, x: Any, y: Any) -> Tensor:
         """The penalty for a batch, without its factor β."""

@@ -211,7 +211,7 @@ class SpectralActivityRegularizer(
             )
         # Since version 3.14, Keras divides the value that an activity regularizer
         # returns by the batch size. The penalty therefore goes through `losses`.
-        return ops.zeros((), dtype="float32")
+        return ops.zeros(())
 
     def loss_of(self, activity: Tensor) -> Tensor:
         return self.penalty(activity)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_powerlaw.support.types import Tensor
 
@@ -106,7 +107,9 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
         calls = self._calls()
         for call in calls:
             if call.loss is None:
-                call.loss = self.loss_of(call.activity)
+                # Keras adds up losses in floatx.
+                loss = self.loss_of(call.activity)
+                call.loss = ops.cast(loss, keras.backend.floatx())
         return [call.loss for call in calls]
 
     def _clear_losses(self) -> None:
