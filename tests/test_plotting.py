@@ -14,6 +14,22 @@ from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spec
 from keras_powerlaw.spectral.sensitivity import SensitivityMaps
 from keras_powerlaw.spectral.spectrum import Spectrum
 
+MAPS = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 1))
+
+
+# Each draws what it draws by default, or on one of two axes.
+PLOTS = {
+    "spectrum": lambda axes=None: plot_spectrum(
+        Spectrum(1 / np.arange(1, 51.0)), axes and axes[0]
+    ),
+    "robustness": lambda axes=None: plot_robustness(
+        {"plain": report_with(0.9, fgsm=[0.5, 0.1])}, "fgsm", axes and axes[0]
+    ),
+    "sensitivity": lambda axes=None: plot_sensitivity(
+        SensitivityMaps((1, 10), np.array([2.0, 0.1]), MAPS, MAPS.sum(1)), axes
+    ),
+}
+
 
 @pytest.fixture(autouse=True)
 def close_figures():
@@ -41,6 +57,28 @@ def bands(ax):
         x, y = band.get_paths()[0].vertices.T
         edges.append([[f(y[x == n]) for n in np.unique(x)] for f in (np.min, np.max)])
     return np.array(edges)
+
+
+class TestFigures:
+    @pytest.mark.parametrize("second", PLOTS)
+    @pytest.mark.parametrize("first", PLOTS)
+    def test_every_plot_makes_a_figure_of_its_own(self, first, second):
+        other = plt.figure()
+        other.subplots().plot([1, 2])
+        drawn = [np.ravel(PLOTS[name]())[0].figure for name in (first, second)]
+        assert len({id(figure) for figure in [other, *drawn]}) == 3
+        assert len(other.axes) == len(other.axes[0].lines) == 1
+        for name, figure in zip((first, second), drawn, strict=True):
+            assert len(figure.axes) == (2 if name == "sensitivity" else 1)
+
+    @pytest.mark.parametrize("name", PLOTS)
+    def test_axes_that_are_given_are_drawn_on(self, name):
+        figure = plt.figure()
+        axes = list(figure.subplots(1, 2))
+        plt.figure()  # is now the current one
+        assert np.ravel(PLOTS[name](axes))[0] is axes[0]
+        assert len(figure.axes) == len(plt.get_fignums()) == 2
+        assert not plt.gcf().axes
 
 
 class TestSpectrum:
@@ -117,9 +155,6 @@ class TestSpectrum:
         plot_spectrum(Spectrum(variances), ax)
         drawn = np.isfinite(ax.lines[0].get_ydata())
         np.testing.assert_array_equal(drawn, np.arange(54) < 50)
-
-    def test_draws_on_the_current_axes_by_default(self):
-        assert plot_spectrum(power_law()) is plt.gca()
 
     @pytest.mark.parametrize("tau", [0, -1, 1.5, True])
     def test_invalid_tau_is_named(self, tau):
@@ -213,12 +248,6 @@ class TestRobustness:
         np.testing.assert_allclose(line.get_ydata(), [75, *100 * expected])
         np.testing.assert_allclose(expected, [1.25 / 3, 0.0])
         assert ax.get_title() == "worst case"
-
-    def test_draws_on_the_current_axes_by_default(self):
-        assert (
-            plot_robustness({"plain": report_with(0.9, fgsm=[0.5, 0.1])}, "fgsm")
-            is plt.gca()
-        )
 
     @pytest.mark.parametrize(
         "reports, attack, message",

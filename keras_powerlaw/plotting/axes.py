@@ -49,8 +49,11 @@ def plot_mean(
     return curve
 
 
-def current_axes(ax: Axes | None) -> Axes:
-    axes: Axes = pyplot().gca() if ax is None else ax
+def new_axes(count: int = 1) -> NDArray[Any]:
+    """A row of axes in a figure of their own, so that nothing else is drawn over."""
+    size = (6.4, 4.8) if count == 1 else (2.4 * count, 2.8)
+    figure = pyplot().figure(figsize=size, layout="constrained")
+    axes: NDArray[Any] = figure.subplots(1, count, squeeze=False)[0]
     return axes
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.plotting.axes import as_list, current_axes, plot_mean
+from keras_powerlaw.plotting.axes import as_list, new_axes, plot_mean
 from keras_powerlaw.robustness.attacks.table import BY_NAME
 from keras_powerlaw.support.arguments import invalid_value
 
@@ -36,7 +36,7 @@ def plot_robustness(
     Args:
         reports: Dictionary from label to `RobustnessReport`, or to a list of them.
         attack: An attack in every report, such as `"fgsm"`, or `"worst_case"`.
-        ax: The Matplotlib axes to draw on. Defaults to the current axes.
+        ax: The Matplotlib axes to draw on. Defaults to those of a new figure.
 
     Returns:
         The axes; accuracy is in percent.
@@ -73,7 +73,8 @@ def plot_robustness(
         for label, runs in runs_by_label.items()
     }
 
-    ax = current_axes(ax)
+    if ax is None:
+        [ax] = new_axes()
     for label, (epsilons, accuracies) in curves.items():
         plot_mean(ax, epsilons, accuracies, marker="o", markersize=3, label=label)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.plotting.axes import pyplot
+from keras_powerlaw.plotting.axes import new_axes
 from keras_powerlaw.support.arguments import invalid_value, is_integer
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def plot_sensitivity(
     Args:
         sensitivity: The result of `sensitivity_maps` for images of shape
             `(height, width)` or `(height, width, channels)`; channels are summed.
-        axes: A row of Matplotlib axes, one per component. Defaults to new ones in the
-            current figure.
+        axes: A row of Matplotlib axes, one per component. Defaults to those of a new
+            figure.
         image: Index of the image whose maps are drawn, from 0. Defaults to None: the
             sum of the maps over all images is drawn.
 
@@ -84,9 +84,8 @@ def plot_sensitivity(
         )
     if images.ndim == 4:
         images = images.sum(axis=-1)
-    if axes is None:
-        axes = pyplot().gcf().subplots(1, count, squeeze=False)[0]
-    panels = np.ravel(np.asarray(axes, dtype=object))
+    row = new_axes(count) if axes is None else axes
+    panels = np.ravel(np.asarray(row, dtype=object))
     if len(panels) != count:
         raise invalid_value("axes", f"{count} axes, one for each map", len(panels))
 

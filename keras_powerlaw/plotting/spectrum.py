@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.plotting.axes import as_list, current_axes, plot_mean
+from keras_powerlaw.plotting.axes import as_list, new_axes, plot_mean
 from keras_powerlaw.support.arguments import invalid_value, validate_optional_integer
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def plot_spectrum(
         spectra: One `Spectrum`, or a dictionary from label to `Spectrum`. Several
             spectra under one label (seeds, as a list) are drawn as their geometric
             mean, with a band of ±1 standard deviation of the logarithm.
-        ax: The Matplotlib axes to draw on. Defaults to the current axes.
+        ax: The Matplotlib axes to draw on. Defaults to those of a new figure.
         tau: Index τ of the first regularized eigenvalue, at least 1, or None to
             shade nothing and divide by the first eigenvalue. Defaults to 10.
         alpha: Exponent α of the dashed line. Defaults to 1.0.
@@ -82,7 +82,8 @@ def plot_spectrum(
         label: _log_curves(label, runs, first) for label, runs in runs_by_label.items()
     }
 
-    ax = current_axes(ax)
+    if ax is None:
+        [ax] = new_axes()
     if tau is not None:
         ax.axvspan(1, tau, color="0.92", zorder=0)
 
