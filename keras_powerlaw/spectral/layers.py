@@ -7,7 +7,7 @@ import keras
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.keras_internals import flatten_layers, strategy_of
-from keras_powerlaw.support.layers import unique_names
+from keras_powerlaw.support.layers import require_one_output, unique_names
 from keras_powerlaw.support.units import output_units
 
 
@@ -75,6 +75,8 @@ def layers_to_renew(model: keras.Model) -> list[keras.layers.Layer]:
             "SpectralActivityRegularizer that uses an eigenbasis",
             f"'{model.name}', which has none",
         )
+    for layer in layers:
+        require_one_output(layer)
     _refuse_other_regularizers_on_replicas(model)
     return layers
 

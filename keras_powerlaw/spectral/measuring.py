@@ -24,8 +24,15 @@ from keras_powerlaw.support.batches import (
     validate_input_shape,
 )
 from keras_powerlaw.support.gradients import no_gradients
-from keras_powerlaw.support.layers import find_layer, observe, unique_names
+from keras_powerlaw.support.keras_internals import hold_current_weights
+from keras_powerlaw.support.layers import (
+    find_layer,
+    observe,
+    require_one_output,
+    unique_names,
+)
 from keras_powerlaw.support.memory import require_memory
+from keras_powerlaw.support.passes import InferencePasses
 from keras_powerlaw.support.progress import Progress
 from keras_powerlaw.support.types import Reduction, Tensor, Verbose
 from keras_powerlaw.support.units import (
@@ -50,7 +57,9 @@ def measure_spectrum(
     """Measures the covariance spectrum of a layer's activations over a data set.
 
     The data pass through the model in inference mode, batch by batch. Only the
-    `(units, units)` covariance is stored, in float64.
+    `(units, units)` covariance is stored, in float64. The model keeps the state that it
+    has, even a stateful LSTM. It may be measured in a callback, and while other threads
+    measure it or predict with it, but not while another thread trains it.
 
     Args:
         model: A built Keras model.
@@ -59,7 +68,7 @@ def measure_spectrum(
             them for several inputs, `tf.data.Dataset`, `keras.utils.PyDataset`, or
             another iterable of batches that can be iterated more than once. Labels in
             the batches are ignored. An array in a file may be larger than the memory.
-        layer: A layer of the model, or its name.
+        layer: A layer of the model with one output, or its name.
         reduction: How an output with more than two dimensions is divided into samples
             and units: `"flatten"`, `"channels"` or `"mean"`; see
             `SpectralActivityRegularizer`, and use the same as for the layer's
@@ -80,9 +89,10 @@ def measure_spectrum(
         `.fit_range`, `.floor`, `.dimension_90` and `.participation_ratio`.
 
     Raises:
-        ValueError: If there is no such layer or reduction; if `x` is empty, does not
-            fit the model, is endless or not finite, or has fewer than two examples; or
-            if the layer has too many units for the available memory.
+        ValueError: If there is no such layer or reduction; if the layer has several
+            outputs, as with `return_state=True`; if `x` is empty, does not fit the
+            model, is endless or not finite, or has fewer than two examples; or if the
+            layer has too many units for the available memory.
 
     Example:
 
@@ -141,23 +151,25 @@ def stream_covariances(
         One `StreamingCovariance` per layer. A layer that is called several times per
         forward pass contributes the activations of every call.
     """
+    hold_current_weights(model)
     names = unique_names(model, layers)
     widths = []
     for name, layer, reduction in zip(names, layers, reductions, strict=True):
+        require_one_output(layer)
         if (units := output_units(layer, reduction)) is not None:
             widths.append((name, units))
     require_memory(widths)
     converts = [functools.partial(_to_array, reduction=each) for each in reductions]
     batches, total = input_batches(model, x, batch_size, max_samples, seed)
     statistics = [StreamingCovariance(layer.compute_dtype) for layer in layers]
-    examples = 0
+    examples, run = 0, InferencePasses(model)
     for index, batch in enumerate(batches):
         if index == 0:
             validate_input_shape(model, batch)
         examples += len(keras.tree.flatten(batch)[0])
         require_finite(batch, f"Invalid value for argument `x`: batch {index}")
         with no_gradients(), observe(model, layers, converts) as observed:
-            model(batch, training=False)
+            run(batch)
         if index == 0:
             require_memory(
                 [

@@ -130,7 +130,6 @@ def renew_from_data(
     """Implements `refresh_eigenbasis(model, x)`, with a `Renewal` per layer name."""
     progress = Progress("Eigenbasis", validate_verbose(verbose))
     layers = layers_to_renew(model)
-    hold_current_weights(model)
     try:
         statistics = stream_covariances(
             model,

@@ -24,6 +24,7 @@ from keras_powerlaw.support.arguments import (
 from keras_powerlaw.support.batches import input_batches
 from keras_powerlaw.support.gradients import vjp
 from keras_powerlaw.support.layers import find_layer, observe
+from keras_powerlaw.support.passes import InferencePasses
 from keras_powerlaw.support.progress import Progress
 from keras_powerlaw.support.types import Reduction, Tensor, Verbose
 from keras_powerlaw.support.units import to_samples, validate_reduction
@@ -151,9 +152,10 @@ def sensitivity_maps(
     maps: list[NDArray[np.float32]] = []
     total: Any = 0.0
     progress = Progress("Sensitivity, gradients", verbose)
+    run = InferencePasses(model)
     batches, count = input_batches(model, x, batch_size, None, 0)
     for index, batch in enumerate(batches):
-        activity, product = _activity_and_product(model, target, reduction, batch)
+        activity, product = _activity_and_product(model, run, target, reduction, batch)
         deviations = ops.convert_to_numpy(activity).astype("float64") - mean
         gradients = np.stack(
             [
@@ -176,22 +178,27 @@ def sensitivity_maps(
 
 
 def _activity_and_product(
-    model: keras.Model, layer: keras.layers.Layer, reduction: Reduction, batch: Any
+    model: keras.Model,
+    run: InferencePasses,
+    layer: keras.layers.Layer,
+    reduction: Reduction,
+    batch: Any,
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """A layer's activations, `(samples, units)`, and their vector-Jacobian product."""
     leaves = keras.tree.flatten(batch)
     if len(leaves) != 1:
         raise invalid_value("model", "a model with one input", f"{len(leaves)} inputs")
 
-    def activities(inputs: Tensor) -> Tensor:
+    def activities(inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
         convert = functools.partial(to_samples, reduction=reduction)
         with observe(model, [layer], [convert]) as [observed]:
-            model(inputs, training=False)
+            state = run.run(inputs)
         # A layer that is called several times contributes every call.
-        return ops.cast(ops.concatenate(observed, axis=0), "float32")
+        return ops.cast(ops.concatenate(observed, axis=0), "float32"), state
 
     inputs = ops.convert_to_tensor(leaves[0], keras.backend.floatx())
-    activity, product, _ = vjp(activities, inputs)
+    activity, product, state = vjp(activities, inputs, has_aux=True)
+    run.go_on_from(state)
     return activity, product
 
 

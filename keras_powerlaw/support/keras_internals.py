@@ -8,11 +8,11 @@ explanation, rather than silently in training.
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
+import inspect
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -184,40 +184,15 @@ def paths_of_layers(model: keras.Model) -> dict[int, str]:
     return paths
 
 
-@contextlib.contextmanager
-def replaced_activity_regularizers(
-    model: keras.Model, replacements: Mapping[int, Any]
-) -> Iterator[None]:
-    """Replaces the activity regularizers of `model`'s layers within this context.
+def count_outputs(layer: keras.layers.Layer) -> int:
+    """The number of outputs of a layer, 1 where it is not known.
 
-    Keras passes a layer's activations to its activity regularizer, in every kind of
-    model and at any depth, so a function in its place sees the activations.
-
-    Args:
-        model: The model.
-        replacements: The replacement for a layer's regularizer, keyed by the `id` of
-            the layer. All other layers have none.
+    It is known in Sequential and Functional models, and of recurrent layers.
     """
-    replaced = []
-    for layer in flatten_layers(model):
-        if layer.activity_regularizer is None and id(layer) not in replacements:
-            continue
-        # Bypasses Keras's tracking, which rejects changes to a built layer.
-        attributes = vars(layer)
-        original = attributes.get("activity_regularizer", _ABSENT)
-        replaced.append((attributes, original))
-        attributes["activity_regularizer"] = replacements.get(id(layer))
-    try:
-        yield
-    finally:
-        for attributes, original in replaced:
-            if original is _ABSENT:
-                del attributes["activity_regularizer"]
-            else:
-                attributes["activity_regularizer"] = original
-
-
-_ABSENT = object()
+    counts = [len(node.output_tensors) for node in layer._inbound_nodes]
+    if getattr(layer, "return_state", False):
+        counts.append(2)  # or more
+    return max(counts, default=1)
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
@@ -250,10 +225,31 @@ def trained_variables(optimizer: Any) -> list[keras.Variable]:
 def hold_current_weights(model: keras.Model) -> None:
     """Updates a model's variables to the values that `fit()` has reached.
 
-    During `fit()` on the JAX backend, the training loop holds the current values.
+    During `fit()`, `evaluate()` and `predict()` on the JAX backend, their loop holds
+    the current values, and the variables none. The loop may be that of another model
+    which shares layers with this one, and calls back to where this is called.
     """
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()
+    if not hasattr(model, "jax_state_sync"):
+        return
+    for holder in (model, *_models_in_a_loop()):
+        holder.jax_state_sync()
+    if any(variable._value is None for variable in model.variables):
+        raise ValueError(
+            f"The variables of model '{model.name}' have no values now: another model "
+            "that has the same layers is in training on the JAX backend. Call "
+            "`jax_state_sync()` of that model first."
+        )
+
+
+def _models_in_a_loop() -> Iterator[keras.Model]:
+    """The models whose `fit()`, `evaluate()` or `predict()` called this."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name in ("fit", "evaluate", "predict"):
+            owner = frame.f_locals.get("self")
+            if hasattr(owner, "jax_state_sync"):
+                yield owner
+        frame = frame.f_back
 
 
 def retrace(model: keras.Model) -> None:

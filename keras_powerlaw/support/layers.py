@@ -12,10 +12,11 @@ from keras import ops
 
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.keras_internals import (
+    count_outputs,
     flatten_layers,
     paths_of_layers,
-    replaced_activity_regularizers,
 )
+from keras_powerlaw.support.replacing import replaced_activity_regularizers
 from keras_powerlaw.support.types import Tensor
 
 
@@ -72,6 +73,20 @@ def unique_names(model: keras.Model, layers: Sequence[keras.layers.Layer]) -> li
             unique = f"{name}_{number}"
         names.append(unique)
     return names
+
+
+def require_one_output(layer: keras.layers.Layer) -> None:
+    """Raises a `ValueError` if a layer has several outputs, as with `return_state`.
+
+    Keras passes them to an activity regularizer one by one, as if they were calls.
+    """
+    if count_outputs(layer) > 1:
+        raise invalid_value(
+            "layer",
+            "a layer with one output: instead, a `keras.layers.Identity()` behind the "
+            "output that is meant",
+            f"'{layer.name}' (of type {type(layer).__name__}), which has several",
+        )
 
 
 def is_sequential_or_functional(model: Any) -> bool:
