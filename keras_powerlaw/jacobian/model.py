@@ -20,6 +20,7 @@ from keras_powerlaw.support.arguments import (
     validate_number,
 )
 from keras_powerlaw.support.compilation import compile_like
+from keras_powerlaw.support.keras_internals import compile_arguments
 from keras_powerlaw.support.layers import (
     is_sequential_or_functional,
     without_activity_regularizers,

@@ -8,6 +8,7 @@ explanation, rather than silently in training.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import inspect
 import threading
