@@ -7,6 +7,8 @@ VENV ?= .venv
 # batch size since 3.14; the tests have to pass on both sides of that.
 KERAS ?= 3.12
 KERAS_VENV ?= .venv-keras-$(KERAS)
+# Two at a time: most of a test is Python on one core.
+PYTEST = pytest -q -n 2 --dist worksteal
 # The PyTorch of `make test-backends`.
 TORCH ?= 2.13.0
 BACKENDS_VENV ?= .venv-backends
@@ -38,15 +40,15 @@ test: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m $(PYTEST)
 
 test-backends: $(addprefix test-on-,tensorflow jax torch)
 
 test-on-%: $(BACKENDS_VENV)/.installed-test
-	KERAS_BACKEND=$* $(BACKENDS_VENV)/bin/python -m pytest -q -m "not slow"
+	KERAS_BACKEND=$* $(BACKENDS_VENV)/bin/python -m $(PYTEST) -m "not slow"
 
 test-keras: $(KERAS_VENV)/.installed-test
-	$(KERAS_VENV)/bin/python -m pytest -q -m "not slow"
+	$(KERAS_VENV)/bin/python -m $(PYTEST) -m "not slow"
 
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/mkdocs build --strict

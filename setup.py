@@ -41,6 +41,7 @@ TEST = [
     "mypy==2.*",
     "pandas>=2.1",
     "pytest>=8",
+    "pytest-xdist>=3",
     "ruff==0.17.*",
     "tensorboard",
 ]

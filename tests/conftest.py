@@ -7,6 +7,8 @@ import sys
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Tests run side by side, where threads of BLAS wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Two devices, for the tests of distributed training. On JAX, most of the time goes into
 # compiling small programs that run once: there, their machine code is not optimized.
 os.environ.setdefault(

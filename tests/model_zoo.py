@@ -26,13 +26,8 @@ QUICK_ON_JAX = {
 }
 # Hundreds of layers, and seconds for every step.
 SLOW = {
-    "DenseNet121",
     "EfficientNetB0",
-    "EfficientNetV2B0",
     "MobileNetV2",
-    "MobileNetV3Small",
-    "NASNetMobile",
-    "ResNet50",
 }
 
 
@@ -432,30 +427,5 @@ def MobileNetV2():
 
 
 @member
-def MobileNetV3Small():
-    return application(keras.applications.MobileNetV3Small, alpha=0.75)
-
-
-@member
 def EfficientNetB0():
     return application(keras.applications.EfficientNetB0)
-
-
-@member
-def EfficientNetV2B0():
-    return application(keras.applications.EfficientNetV2B0)
-
-
-@member
-def ResNet50():
-    return application(keras.applications.ResNet50)
-
-
-@member
-def DenseNet121():
-    return application(keras.applications.DenseNet121)
-
-
-@member
-def NASNetMobile():
-    return application(keras.applications.NASNetMobile)

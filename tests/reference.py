@@ -3,8 +3,8 @@
 import numpy as np
 
 
-def penalty(variances, alpha, tau, beta, form="paper", kappa_from=None):
-    """Eq. (2) term by term, from all N variances, or one of its other forms.
+def penalty(variances, alpha, tau, beta, form="deviation", kappa_from=None):
+    """The penalty in one of its forms, eq. (2) term by term, from all N variances.
 
     `kappa_from` gives the variances that fix κ, where those are held constant.
     """
@@ -17,10 +17,13 @@ def penalty(variances, alpha, tau, beta, form="paper", kappa_from=None):
         log_kappa = np.mean(np.log(band * n[: len(band)] ** alpha))
         return beta / width * np.sum((np.log(tail * n**alpha) - log_kappa) ** 2)
     if form == "deviation":
-        deviations, targets = np.sqrt(fixed[tau - 1 :]), np.sqrt(n**-alpha)
+        deviations = np.sqrt(np.maximum(fixed[tau - 1 :], 0))
+        targets = np.sqrt(n**-alpha)
         # Least squares: the scale c for which c · deviations/targets is nearest to one.
         scale = np.linalg.lstsq((deviations / targets)[:, None], np.ones(len(n)))[0][0]
-        return 4 * beta / width * np.sum((scale * np.sqrt(tail) / targets - 1) ** 2)
+        ratios = scale * np.sqrt(np.maximum(tail, 0)) / targets
+        # As documented, ratios of variances are at least 1e-7.
+        return 4 * beta / width * np.sum((np.maximum(ratios, 1e-7**0.5) - 1) ** 2)
     total = 0.0
     for n in range(tau, width + 1):
         ratio = variances[n - 1] / (fixed[tau - 1] * (n / tau) ** -alpha)

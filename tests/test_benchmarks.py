@@ -20,7 +20,7 @@ def test_literal_penalty_is_the_package_s(unrolled):
     activity = 1 + rng.normal(size=(60, 20)) * np.arange(1, 21) ** -0.7
     basis, _ = np.linalg.qr(rng.normal(size=(20, 20)))
     settings = {"alpha": 1.2, "tau": 4, "beta": 3.0}
-    ours = kp.SpectralActivityRegularizer(**settings)
+    ours = kp.SpectralActivityRegularizer(**settings, form="paper")
     literal = LiteralRegularizer(**settings, unrolled=unrolled)
     results = []
     for regularizer in (ours, literal):

@@ -68,7 +68,7 @@ def turning_model(alpha):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 64))
     x = np.linalg.qr(x - x.mean(axis=0))[0].astype("float32") * 20
-    regularizer = kp.SpectralActivityRegularizer(alpha, tau=1)
+    regularizer = kp.SpectralActivityRegularizer(alpha, tau=1, form="paper")
     layer = layers.Dense(64, name="hidden", activity_regularizer=regularizer)
     model = keras.Sequential([keras.Input((64,)), layer])
 
@@ -334,8 +334,9 @@ class TestCallback:
         callback.on_epoch_begin(2)
         activity = to_numpy(model(x))
         eigenvalues = np.linalg.eigvalsh(np.cov(activity, rowvar=False))[::-1]
-        shown = reference.penalty(reference.variances(activity, old), 0.0, 1, 1.0)
-        true = reference.penalty(eigenvalues, 0.0, 1, 1.0)
+        settings = {"alpha": 0.0, "tau": 1, "beta": 1.0, "form": "paper"}
+        shown = reference.penalty(reference.variances(activity, old), **settings)
+        true = reference.penalty(eigenvalues, **settings)
         assert 0.1 < 1 - shown / true < 1
         np.testing.assert_allclose(
             callback.staleness["hidden"], 1 - shown / true, rtol=1e-4

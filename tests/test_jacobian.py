@@ -309,7 +309,6 @@ class TestCompiledLoss:
             lambda y, z: ops.mean((y - z) ** 4, axis=-1),
             ["cosine_similarity"],
         ],
-        ids=str,
     )
     def test_of_several_outputs_for_labels_in_one_hot_code(self, data, loss):
         x, y = data

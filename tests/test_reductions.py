@@ -269,7 +269,7 @@ class TestTraining:
         (x, y), _ = digits
         model = network(feature_map(16), layers.Flatten(), shape=(8, 8, 1), classes=10)
         model = kp.add_spectral_regularizer(
-            model, "map", tau=2, beta=2.0, reduction=reduction
+            model, "map", tau=2, beta=2.0, form="paper", reduction=reduction
         )
         compiled(model, keras.optimizers.Adam(1e-2), jit_compile=JIT_COMPILE)
 

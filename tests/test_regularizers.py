@@ -174,7 +174,7 @@ class TestValueAndGradient:
         regularizer = with_basis(np.eye(20), tau=1)
         expected = reference.penalty(
             reference.variances(activity.astype("float32"), np.eye(20)),
-            *(1.0, 1, 1.0, "deviation"),
+            *(1.0, 1, 1.0),
         )
         value, _ = value_and_gradient(regularizer.penalty, activity)
         np.testing.assert_allclose(value, expected, rtol=1e-4)

@@ -36,7 +36,7 @@ class TestPenalty:
         value = power_law_penalty(
             ops.convert_to_tensor(variances[tau - 1 :]), alpha, tau, 3.0, "paper"
         )
-        expected = reference.penalty(variances, alpha, tau, beta=3.0)
+        expected = reference.penalty(variances, alpha, tau, 3.0, "paper")
         np.testing.assert_allclose(numpy(value), expected, rtol=1e-6)
 
     @pytest.mark.parametrize("alpha", ALPHAS)
