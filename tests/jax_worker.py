@@ -60,6 +60,6 @@ results = {
     "spectrum": kp.measure_spectrum(model, x, "first").eigenvalues,
 }
 # As where the processes' LAPACKs give their eigenvectors different signs.
-regularizer.eigenbasis.assign(results["basis"] * (-1) ** index, 0.1)
+regularizer.eigenbasis.assign(results["basis"] * (-1) ** index, 0.1, 1.0)
 results["assigned"] = regularizer.eigenbasis.to_float32()
 np.savez(output, devices=jax.device_count(), **results)

@@ -147,14 +147,17 @@ def power_law_penalty(
         Nassar et al. (2020), eq. (2).
     """
     width = tau - 1 + tail.shape[0]
-    decay = (np.arange(tau, width + 1) / tau) ** -float(alpha)
-    levels = tail / ops.cast(decay, tail.dtype)  # all the same on a power law
-    known = ops.sum(levels) if form == "deviation" else levels[0]
+    decay = ops.cast((np.arange(tau, width + 1) / tau) ** -float(alpha), tail.dtype)
+    known = ops.sum(tail) if form == "deviation" else tail[0]
     # `not_equal`, so that NaN propagates and does not count as a missing target.
     has_target = ops.not_equal(known, 0)
-    levels = ops.where(has_target, levels, ops.ones_like(levels))
-    target = ops.stop_gradient(_level_of_target(levels, tau, form, anchor))
-    ratios = levels / target
+    tail = ops.where(has_target, tail, decay)
+    if form == "paper":
+        level = tail[0] if anchor is None else ops.where(has_target, anchor, 1)
+    else:
+        level = _level_of_nearest(tail / decay, tau, form)
+    # Exactly 1 where λ_τ is the anchor, at the kink of eq. (2).
+    ratios = tail / (ops.stop_gradient(level) * decay)
     if form == "paper":
         terms = ops.square(ratios - 1) + ops.relu(ratios - 1)
     elif form == "log":
@@ -182,12 +185,8 @@ def steady_anchor(tail: Tensor, share: Tensor, count: Tensor) -> Tensor:
     return ops.where(is_noise, steady, tail[0])
 
 
-def _level_of_target(
-    levels: Tensor, tau: int, form: Form, anchor: Tensor | None
-) -> Tensor:
-    """γ_τ: the level λₙ (n/τ)^α that all eigenvalues would have on target."""
-    if form == "paper":
-        return levels[0] if anchor is None else anchor
+def _level_of_nearest(levels: Tensor, tau: int, form: Form) -> Tensor:
+    """γ_τ of the nearest power law, on which all levels λₙ (n/τ)^α are the same."""
     if form == "log":
         band = levels[: 3 * tau + 1]
         return ops.exp(ops.mean(ops.log(ops.maximum(band, SMALLEST_RATIO * band[0]))))
