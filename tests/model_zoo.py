@@ -177,9 +177,9 @@ def given_normalization():
 
 @member
 def discretization():
-    edges = layers.Discretization(num_bins=4, output_mode="one_hot")
+    edges = layers.Discretization(num_bins=4)
     edges.adapt(np.random.default_rng(0).random(size=(50, 12)).astype("float32"))
-    return network(edges, layers.Flatten(), hidden(16))
+    return network(edges, layers.Rescaling(1 / 4), hidden(16))
 
 
 @member

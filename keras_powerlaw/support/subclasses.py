@@ -67,7 +67,8 @@ def _attributes_of_keras() -> set[str]:
     """The attributes of any model that has been compiled and trained."""
     inputs = keras.Input((1,))
     attributes = {"history", "train_function", "test_function", "predict_function"}
-    for model in keras.Model(inputs, inputs), keras.Sequential([inputs]):
+    outputs = keras.layers.Identity()(inputs)
+    for model in keras.Model(inputs, outputs), keras.Sequential([inputs]):
         model.compile("sgd", "mse")
         attributes.update(vars(model))
     return attributes
