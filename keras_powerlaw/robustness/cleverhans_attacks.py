@@ -66,7 +66,7 @@ def require_compatible(*_: Any) -> None:
     if keras.backend.backend() == "jax":
         return
     try:
-        modules = _modules()
+        modules = _cleverhans()
     except ImportError as error:
         raise ImportError(
             "cleverhans is installed, and cannot be imported. Install it again with: "
@@ -98,14 +98,14 @@ def _attacks_on(classifier: Classifier) -> tuple[Callable[..., Any], ...]:
 
 
 def _make_attacks(classifier: Classifier) -> tuple[Callable[..., Any], ...]:
-    fgsm, pgd = _modules()
+    fgsm, pgd = _cleverhans()
     if keras.backend.backend() == "torch":  # where nothing is compiled
         logits = _cut_from_weights(classifier.logits)
         return logits, fgsm.fast_gradient_method, pgd.projected_gradient_descent
     return (classifier.logits, *_with_private_cache(fgsm, pgd))
 
 
-def _modules() -> tuple[types.ModuleType, types.ModuleType]:
+def _cleverhans() -> tuple[types.ModuleType, types.ModuleType]:
     package = {"tensorflow": "tf2", "torch": "torch"}[keras.backend.backend()]
     fgsm, pgd = (
         importlib.import_module(f"cleverhans.{package}.attacks.{name}")
