@@ -94,9 +94,14 @@ class TestTwoDevices:
         )
         assert logs_of_one.keys() == logs_of_two.keys()
         for name, values in logs_of_one.items():
-            # The staleness is one less a ratio, which magnifies a relative error.
-            atol = 1e-4 if name.endswith("_staleness") else 0
-            np.testing.assert_allclose(logs_of_two[name], values, rtol=1e-4, atol=atol)
+            # The staleness is one less a ratio, which magnifies a relative error. The
+            # order of a sum may decide on the class of an example between two.
+            atol = {"staleness": 1e-4, "accuracy": 1.01 / len(data[0])}
+            np.testing.assert_allclose(
+                *(logs_of_two[name], values),
+                rtol=1e-4,
+                atol=atol.get(name.rsplit("_")[-1], 0),
+            )
         for expected, found in zip(one.get_weights(), two.get_weights(), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
