@@ -23,11 +23,12 @@ define install
 @touch $@
 endef
 
-.PHONY: help demo test test-backends test-keras docs clean
+.PHONY: help demo test test-slow test-backends test-keras docs clean
 
 help:
 	@echo "make demo           run the quick start on a small embedded data set"
 	@echo "make test           lint, format, types and tests"
+	@echo "make test-slow      the tests that take longer than ten seconds each"
 	@echo "make test-backends  the tests on TensorFlow, JAX and PyTorch"
 	@echo "make test-keras     the tests against an older Keras (KERAS=$(KERAS))"
 	@echo "make docs           build the site into site/"
@@ -40,7 +41,10 @@ test: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict
-	$(VENV)/bin/python -m $(PYTEST)
+	$(VENV)/bin/python -m $(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(VENV)/bin/python -m $(PYTEST) -m slow
 
 test-backends: $(addprefix test-on-,tensorflow jax torch)
 

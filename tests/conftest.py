@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 # Read when Keras, TensorFlow, JAX and Matplotlib are first imported.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -16,6 +17,14 @@ os.environ.setdefault(
     "--xla_force_host_platform_device_count=2"
     + " --xla_backend_optimization_level=0" * (os.environ["KERAS_BACKEND"] == "jax"),
 )
+# And many tests compile the same ones. No two processes write the same files.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(__file__).parents[1]
+    / ".pytest_cache"
+    / "jax"
+    / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import keras
 import numpy as np

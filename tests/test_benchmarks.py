@@ -113,6 +113,7 @@ def test_forms_whose_steps_take_too_long_are_left_out(tiny, tmp_path, capsys):
     assert not result["times"] and list(result["left_out"]) == ["plain", "exact"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The spectral penalty never acted")
 def test_epochs_of_a_cnn(tiny, tmp_path, capsys):
     speed.main([*tiny, "--measure", "epoch"])
@@ -131,6 +132,7 @@ def test_memory_of_a_process(tiny, tmp_path, capsys):
     assert "| 30 | 20 | literal |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_schedules(tiny, tmp_path, capsys, monkeypatch):
     for name, refresh in ("literal", {}), ("fast", {"every_steps": 3}):
         small = {"batch_size": 20, "epochs": 2, "refresh": refresh}

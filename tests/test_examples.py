@@ -40,6 +40,7 @@ def test_quickstart(tmp_path, capsys):
         assert (tmp_path / name).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_stage_of_an_application(capsys):
     # VGG16, since ResNet50 takes long to compile.
     arguments = "--application VGG16 --layer block2_pool --size 32 --images 6"
@@ -60,6 +61,7 @@ def test_stage_of_a_resnet():
     assert len(before.eigenvalues) == len(after.eigenvalues) == 256
 
 
+@pytest.mark.slow
 def test_feature_maps():
     exponents = feature_maps.main(
         ["--data-set", "digits", "--images", "150", "--epochs", "1"]
@@ -95,6 +97,7 @@ def figures_in(folder):
     return sorted(path.stem for path in folder.glob("*.png"))
 
 
+@pytest.mark.slow
 def test_shallow_mlp_leaves_results_and_figures(tiny, tmp_path, capsys):
     shallow_mlp.main(tiny)
     results = results_in(tmp_path)
@@ -114,6 +117,7 @@ def test_shallow_mlp_leaves_results_and_figures(tiny, tmp_path, capsys):
     assert "SpecReg, β = 5" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script, architecture, condition, figures",
     [
@@ -256,6 +260,7 @@ def test_finished_runs_are_not_repeated(tiny, tmp_path, capsys):
         shallow_mlp.main([*arguments, "--alpha", "2"])
 
 
+@pytest.mark.slow
 def test_interrupted_and_restarted_ends_with_the_same_results(
     tiny, tmp_path, monkeypatch, capsys
 ):

@@ -28,8 +28,8 @@ def train(directory, refresh, kill_at=None):
     "refresh",
     [
         {"x": None, "every_steps": 4},
-        {"every_epochs": 4},
-        {"every_steps": 7, "max_samples": 60},
+        pytest.param({"every_epochs": 4}, marks=pytest.mark.slow),
+        pytest.param({"every_steps": 7, "max_samples": 60}, marks=pytest.mark.slow),
     ],
     ids=["training batches", "every four epochs", "every seven steps, on a subset"],
 )

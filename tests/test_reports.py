@@ -293,6 +293,7 @@ class TestCheckpoint:
 
 class TestMemory:
     @only("tensorflow", why="measures NumPy's memory, which is the same everywhere")
+    @pytest.mark.slow
     def test_does_not_grow_with_the_number_of_images(self):
         import tracemalloc
 
