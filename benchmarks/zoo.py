@@ -8,6 +8,7 @@ the script can be stopped at any time and started again.
     python -m benchmarks.zoo                                # all of it: an hour or two
     python -m benchmarks.zoo --networks digits --forms none deviation --seeds 0 1 2
     python -m benchmarks.zoo --data ~/.keras/datasets       # mnist.npz and the like
+    python -m benchmarks.zoo --settings beta=1 tau=5        # two more, not the defaults
 
 The table has, after training: the exponent of the spectrum over the test images, from
 n = τ + 1 to N/2; *distance*, the median of |log λₙ/γₙ| over n = τ … N/2, in which γ is
@@ -18,8 +19,10 @@ zoo_networks.py has the networks.
 """
 
 import argparse
+import itertools
 import os
 import pathlib
+import re
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,6 +48,7 @@ def main(argv=None):
     add = parser.add_argument
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     add("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    add("--settings", nargs="+", type=setting, default=[{}], help="not the defaults")
     add("--seeds", nargs="+", type=int, default=[0])
     add("--data", type=pathlib.Path, help="folder of mnist.npz and fashion_mnist.npz")
     add("--attacked", type=int, default=500, help="attack so many test images")
@@ -52,23 +56,28 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     args.output.mkdir(parents=True, exist_ok=True)
-    for seed in args.seeds:
-        for name in args.networks:
-            for form in args.forms:
-                settings = {"network": name, "form": form, "seed": seed}
-                label = name.replace(", ", "-").replace(" ", "-").lower()
-                measured(
-                    args.output,
-                    f"zoo-{label}-{form}-seed{seed}",
-                    {**settings, "attacked": args.attacked},
-                    lambda settings=settings: train(
-                        **settings, folder=args.data, attacked=args.attacked
-                    ),
-                )
+    for seed, network, form in itertools.product(args.seeds, args.networks, args.forms):
+        for other in [{}] if form == "none" else args.settings:
+            settings = {"network": network, "form": form, **other, "seed": seed}
+            label = "-".join(map(str, ["zoo", network, form, *other, *other.values()]))
+            measured(
+                args.output,
+                re.sub("[ ,]+", "-", f"{label}-seed{seed}").lower(),
+                {**settings, "attacked": args.attacked},
+                lambda settings=settings: train(
+                    **settings, folder=args.data, attacked=args.attacked
+                ),
+            )
     print_table("zoo", args.output, table)
 
 
-def train(network, form, seed, folder, attacked):
+def setting(text):
+    """`{"beta": 0.5}` from `"beta=0.5"`: an argument of the regularizer."""
+    name, value = text.split("=")
+    return {name: int(value) if name == "tau" else float(value)}
+
+
+def train(network, form, seed, folder, attacked, **other):
     """Trains a network of the zoo and examines it."""
     network = NETWORKS[network]
     (x, y), test = load(network.data, folder)
@@ -79,7 +88,8 @@ def train(network, form, seed, folder, attacked):
         None
         if form == "none"
         else kp.SpectralActivityRegularizer(
-            tau=network.tau, form=form, reduction=network.reduction
+            form=form,
+            **{"tau": network.tau, "reduction": network.reduction, **other},
         )
     )
     steps = network.epochs * -(-len(x) // network.batch)
@@ -145,15 +155,19 @@ def table(results):
     rows = {}
     for result in results:
         settings = result["settings"]
-        rows.setdefault((settings["network"], settings["form"]), []).append(result)
-    order = list(NETWORKS)
-    for (name, form), runs in sorted(
-        rows.items(), key=lambda row: (order.index(row[0][0]), FORMS.index(row[0][1]))
-    ):
-        tau = NETWORKS[name].tau
+        row = (
+            list(NETWORKS).index(settings["network"]),
+            FORMS.index(settings["form"]),
+            *((name, settings[name]) for name in ("beta", "tau") if name in settings),
+        )
+        rows.setdefault(row, []).append(result)
+    for (network, form, *other), runs in sorted(rows.items()):
+        name = list(NETWORKS)[network]
+        tau = dict(other).get("tau", NETWORKS[name].tau)
         spectra = [run["eigenvalues"] for run in runs]
         yield (
-            *(name, form, len(runs)),
+            *(name, " ".join([FORMS[form], *(f"{k}={v:g}" for k, v in other)])),
+            len(runs),
             over_seeds([exponent(each, tau) for each in spectra], 2),
             over_seeds([distance(each, tau) for each in spectra], 2),
             over_seeds([100 * run["clean"] for run in runs], 1),

@@ -12,6 +12,7 @@ import numpy as np
 from keras import layers
 
 from examples.experiments import data
+from examples.experiments.networks import hidden_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,20 @@ def shallow(width, activation, normalized=True):
             activity_regularizer=regularizer, name="hidden"
         )
         return [layers.Flatten(), dense, *([norm] if normalized else [])]
+
+    return build
+
+
+def deep(architecture):
+    """One of section 4.2, the penalty on all of its three hidden layers."""
+
+    def build(regularizer):
+        built = []
+        for index, block in enumerate(hidden_blocks(architecture, 1000, (28, 28, 1))):
+            penalty = regularizer and type(regularizer)(**regularizer.get_config())
+            name = "hidden" if index == 2 else None
+            built += [*block, layers.Identity(activity_regularizer=penalty, name=name)]
+        return built
 
     return build
 
@@ -179,6 +194,10 @@ NETWORKS = {
     "MNIST, tanh, norm, batch 1000": Network(
         shallow(500, "tanh"), "mnist", batch=1000, epochs=5, images=None, rate=7e-3
     ),
+    **{
+        f"MNIST, {architecture}": Network(deep(architecture), "mnist", epochs=1)
+        for architecture in ("cnn", "mlp")
+    },
     **{
         f"Fashion, {place}": Network(cnn(place))
         for place in ("relu", "gelu", "before relu", "norm, relu", "relu, norm")

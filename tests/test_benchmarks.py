@@ -1,5 +1,6 @@
 """The benchmarks' own mathematics, and their runners at sizes of no interest."""
 
+import dataclasses
 import json
 
 import keras
@@ -8,7 +9,15 @@ import pytest
 from backend import BACKEND, value_and_gradient
 
 import keras_powerlaw as kp
-from benchmarks import cost, robustness, schedules, speed, trained_networks, trainings
+from benchmarks import (
+    cost,
+    robustness,
+    schedules,
+    speed,
+    trained_networks,
+    trainings,
+    zoo,
+)
 from benchmarks.clock import Clock
 from benchmarks.forms import shallow
 from benchmarks.literal import LiteralRegularizer
@@ -130,6 +139,33 @@ def test_memory_of_a_process(tiny, tmp_path, capsys):
     [result] = results_in(tmp_path).values()
     assert result["peak_mib"] >= result["before_mib"] > 50
     assert "| 30 | 20 | literal |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_networks_of_the_zoo_carry_the_penalty(name):
+    network = zoo.NETWORKS[name]
+    shape = (32, 32, 3) if network.data == "templates" else (28, 28, 1)
+    regularizer = kp.SpectralActivityRegularizer()
+    model = zoo.compiled(network, regularizer, shape, 10)
+    assert model.get_layer("hidden").activity_regularizer is not None
+    assert zoo.compiled(network, None, shape, 10).count_params() == model.count_params()
+
+
+@pytest.mark.slow
+def test_zoo(tmp_path, capsys, monkeypatch):
+    short = dataclasses.replace(zoo.NETWORKS["digits"], epochs=3, images=400)
+    monkeypatch.setitem(zoo.NETWORKS, "digits", short)
+    arguments = [
+        *("--networks", "digits", "--forms", "none", "deviation"),
+        *("--attacked", "10", "--output", str(tmp_path)),
+    ]
+    zoo.main(arguments)
+    zoo.main([*arguments, "--settings", "beta=2"])
+    printed = capsys.readouterr().out
+    plain, penalized, other = printed.splitlines()[-3:]
+    assert plain.startswith("| digits | none | 1 |")
+    assert penalized.startswith("| digits | deviation | 1 |")
+    assert other.startswith("| digits | deviation beta=2 | 1 |")
 
 
 @pytest.mark.slow
