@@ -178,7 +178,7 @@ class TestValueAndGradient:
         regularizer = with_basis(np.eye(20), tau=1)
         expected = reference.penalty(
             reference.variances(activity.astype("float32"), np.eye(20)),
-            *(1.0, 1, 1.0),
+            *(1.0, 1, 0.5),
         )
         value, _ = value_and_gradient(regularizer.penalty, activity)
         np.testing.assert_allclose(value, expected, rtol=1e-4)
@@ -284,7 +284,7 @@ class TestTrainingLoss:
 
     def test_a_small_batch_takes_the_share_of_the_anchor_from_the_refresh(self, data):
         x = data[0]
-        regularizer = kp.SpectralActivityRegularizer(tau=5, form="paper")
+        regularizer = kp.SpectralActivityRegularizer(tau=5, beta=1.0, form="paper")
         model = dense_model(regularizer)
         eigenvalues = kp.refresh_eigenbasis(model, x)["hidden"].eigenvalues
         hidden_units = keras.Model(model.inputs, model.layers[0].output)
@@ -643,6 +643,20 @@ class TestAddSpectralRegularizer:
         once = kp.add_spectral_regularizer(self.deep_model(), "first", beta=1.0)
         twice = kp.add_spectral_regularizer(once, "first", beta=2.0)
         assert twice.get_layer("first").activity_regularizer.beta == 2.0
+
+    @pytest.mark.parametrize("layer", ["dense", "relu"])
+    def test_warns_of_forms_that_are_not_for_rectified_units(self, layer):
+        model = keras.Sequential(
+            [
+                keras.Input((12,)),
+                keras.layers.Dense(16, "relu", name="dense"),
+                keras.layers.ReLU(name="relu"),
+            ]
+        )
+        kp.add_spectral_regularizer(model, layer)
+        for form in ("paper", "log"):
+            with pytest.warns(UserWarning, match=f"'{layer}' are rectified.*'{form}'"):
+                kp.add_spectral_regularizer(model, layer, form=form)
 
     def test_refuses_a_subclassed_model(self):
         with pytest.raises(ValueError, match="argument `model`. Expected a Sequential"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def add_spectral_regularizer(
     layers: keras.layers.Layer | str | Sequence[keras.layers.Layer | str],
     alpha: float | Sequence[float] = 1.0,
     tau: int | Sequence[int] = 10,
-    beta: float | Sequence[float] = 1.0,
+    beta: float | Sequence[float] = 0.5,
     *,
     exact: bool = False,
     form: Form = "deviation",
@@ -44,7 +45,7 @@ def add_spectral_regularizer(
         tau: Index τ of the first eigenvalue of the power law: an integer for all
             layers, or a list with one per layer. Defaults to 10.
         beta: Strength β: a number for all layers, or a list with one per layer.
-            Defaults to 1.
+            Defaults to 0.5.
         exact: See `SpectralActivityRegularizer`; the same for all layers. Defaults to
             `False`.
         form: Likewise. Defaults to `"deviation"`.
@@ -55,6 +56,9 @@ def add_spectral_regularizer(
         predictions, which is checked. If `model` is compiled, so is the new one, with
         the same settings and optimizer state. The eigenbasis is no such state: it has
         none.
+
+    Warns:
+        UserWarning: If `form` is not the one for a layer that is rectified.
 
     Raises:
         ValueError: If the model is subclassed, or a copy would not be the same; if a
@@ -114,6 +118,7 @@ def add_spectral_regularizer(
         if units is not None:
             validate_width(regularizer, units)
             widths.append((layer.name, units))
+        _warn_if_rectified(layer, form)
         regularizers[id(layer)] = regularizer
     require_memory(widths)
     return copy_model(model, regularizers)
@@ -181,6 +186,20 @@ def _require_layers_known(model: Any) -> None:
             "`activity_regularizer=keras_powerlaw.SpectralActivityRegularizer(...)` to "
             "the layer where it is created, or leave it out)",
             f"{model} (of type {type(model)})",
+        )
+
+
+def _warn_if_rectified(layer: keras.layers.Layer, form: Form) -> None:
+    activation = getattr(layer, "activation", None)
+    is_rectified = activation is keras.activations.relu or isinstance(
+        layer, keras.layers.ReLU
+    )
+    if is_rectified and form != "deviation":
+        warnings.warn(
+            f"The units of layer '{layer.name}' are rectified, and form='{form}' can "
+            "end in dead ones and a loss of accuracy. Take the default form, "
+            '"deviation", or put the penalty before the ReLU.',
+            stacklevel=3,
         )
 
 

@@ -93,7 +93,7 @@ class SpectralActivityRegularizer(
         alpha: Exponent α of the target, at least 0. Defaults to 1.
         tau: 1-based index of the first eigenvalue of the power law, at least 1 and
             less than the number of units. Defaults to 10.
-        beta: Strength β, at least 0. Defaults to 1.
+        beta: Strength β, at least 0. Defaults to 0.5.
         exact: If `True`, decompose the covariance of every batch instead. This is slow
             and needs more samples than units in every batch, but no
             `EigenbasisRefresh`. Defaults to `False`.
@@ -142,7 +142,7 @@ class SpectralActivityRegularizer(
         self,
         alpha: float = 1.0,
         tau: int = 10,
-        beta: float = 1.0,
+        beta: float = 0.5,
         *,
         exact: bool = False,
         form: Form = "deviation",
