@@ -272,6 +272,24 @@ class TestSpectrum:
             Spectrum([6.0, 3.0, 1.0]).participation_ratio, 100 / 46
         )
 
+    def test_ranks_in_closed_form(self):
+        flat = Spectrum(np.full(40, 2.0))
+        np.testing.assert_allclose([flat.effective_rank, flat.stable_rank], 40)
+        # Singular values 2, 1, 1: shares ½, ¼, ¼, of entropy 1.5 log 2.
+        spectrum = Spectrum([4.0, 1.0, 1.0, 0.0])
+        np.testing.assert_allclose(spectrum.effective_rank, 2**1.5)
+        np.testing.assert_allclose(spectrum.stable_rank, 6 / 4)
+        none = Spectrum(np.zeros(3))
+        assert none.effective_rank == none.stable_rank == 0
+
+    def test_of_leading_eigenvalues_knows_what_these_tell(self):
+        spectrum = Spectrum([6.0, 3.0], variance=10.0)
+        assert spectrum.dimension_90 == 2
+        np.testing.assert_allclose(spectrum.stable_rank, 10 / 6)
+        assert np.isnan(spectrum.participation_ratio)
+        assert np.isnan(spectrum.effective_rank)
+        assert np.isnan(Spectrum([6.0, 2.0], variance=10.0).dimension_90)
+
     def test_exponent_weighs_by_one_over_n(self):
         n = np.arange(1, 101)
         eigenvalues = np.sort(np.random.default_rng(8).gamma(1.0, size=100))[::-1]

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
-import scipy.stats
 from numpy.typing import NDArray
 
+from keras_powerlaw.spectral.fits import (
+    PowerLawFits,
+    default_fit_range,
+    fit_power_law,
+    validate_fit_range,
+)
+from keras_powerlaw.spectral.recordings import eigenvalues_of
 from keras_powerlaw.support.arguments import invalid_value, validate_number
+
+__all__ = ["Spectrum", "fit_power_law", "validate_fit_range"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Spectrum:
+class Spectrum(PowerLawFits):
     """A covariance spectrum and the figures that describe it.
 
     Args:
-        eigenvalues: Array of shape `(units,)`, variances, largest first.
+        eigenvalues: Array of shape `(units,)`, variances, largest first; or only the
+            leading ones of them, with `variance`.
         fit_range: `(first, last)`, 1-based and inclusive: the eigenvalues to which the
             exponent is fitted. Defaults to `(11, 500)` (Stringer et al. 2019), cut off
             at the last eigenvalue above `floor`.
@@ -26,6 +34,9 @@ class Spectrum:
             neither for `rank` nor for `exponent`. Measured spectra have that of the
             layer's activations. At least, and by default, that of float64, λ₁ · units ·
             2.2e-16.
+        variance: The sum of all eigenvalues, where `eigenvalues` are only the leading
+            ones. Figures that need the others are NaN then. Defaults to the sum of
+            `eigenvalues`.
 
     Example:
 
@@ -36,12 +47,14 @@ class Spectrum:
     spectrum = kp.Spectrum(3.0 / np.arange(1, 1001))
     print(spectrum.exponent)  # 1.0
     print(spectrum.dimension_90)  # 473
+    print(spectrum.follows_power_law, spectrum.distance(1.0).median)  # True 0.0
     ```
     """
 
     eigenvalues: NDArray[np.float64]
     fit_range: tuple[int, int] | None = None
     floor: float | None = None
+    variance: float | None = None
 
     def __post_init__(self) -> None:
         eigenvalues = np.asarray(self.eigenvalues, dtype="float64")
@@ -63,11 +76,62 @@ class Spectrum:
         if self.floor is not None:
             floor = max(floor, validate_number("floor", self.floor))
         object.__setattr__(self, "floor", floor)
+        variance = float(np.sum(eigenvalues))
+        if self.variance is not None:
+            variance = max(variance, validate_number("variance", self.variance))
+        object.__setattr__(self, "variance", variance)
         if self.fit_range is None:
-            fit_range = (11, max(11, min(500, self.rank)))
+            fit_range = default_fit_range(self.rank)
         else:
             fit_range = validate_fit_range(self.fit_range, len(eigenvalues))
         object.__setattr__(self, "fit_range", fit_range)
+
+    @classmethod
+    def from_samples(
+        cls,
+        samples: Any,
+        *,
+        fit_range: tuple[int, int] | None = None,
+        components: int | None = None,
+        seed: int = 0,
+    ) -> Spectrum:
+        """The spectrum of samples of anything: a recording, or features of your own.
+
+        In float64. Until there are more samples than units, they are kept, and
+        decomposed through their `(samples, samples)` Gram matrix, which has the same
+        eigenvalues; from then on, only the `(units, units)` covariance is.
+
+        Args:
+            samples: Array of shape `(samples, units)`, of real numbers, which may be in
+                a file (`numpy.load(..., mmap_mode="r")`); or an iterable of batches
+                of samples, which is read once, a generator for example.
+            fit_range: As in `Spectrum`.
+            components: Compute only so many of the largest eigenvalues, by a randomized
+                block Lanczos method, where all of them would take too long: to 1e-3 of
+                themselves, most much better. Defaults to `None`: all.
+            seed: Seed of the method's random start. Defaults to 0.
+
+        Returns:
+            A `Spectrum`, with as many eigenvalues as units, or as `components`.
+
+        Raises:
+            ValueError: If there are fewer than two samples, if they are not real or not
+                finite, if batches differ in their units, or if there are too many for
+                the available memory.
+
+        Example:
+
+        ```python
+        import numpy as np
+        import keras_powerlaw as kp
+
+        recording = np.random.default_rng(0).normal(size=(100, 400))
+        spectrum = kp.Spectrum.from_samples(recording)
+        print(spectrum.rank)  # 99
+        ```
+        """
+        eigenvalues, floor, variance = eigenvalues_of(samples, components, seed)
+        return cls(eigenvalues, fit_range, floor, variance)
 
     @property
     def rank(self) -> int:
@@ -75,87 +139,64 @@ class Spectrum:
         return int(np.sum(self.eigenvalues > cast(float, self.floor)))
 
     @property
-    def exponent(self) -> float:
-        """α of the power law n^(−α) fitted to `fit_range`.
+    def dimension_90(self) -> int | float:
+        """Number of leading eigenvalues that hold 90 % of the variance.
 
-        Least squares of log λₙ on log n with weights 1/n, so that every octave of n
-        counts equally (Stringer et al. 2019). NaN if fewer than three eigenvalues in
-        the range are above `floor`.
+        NaN if `eigenvalues` are only the leading ones and hold less.
         """
-        return self._fit[0]
-
-    @property
-    def exponent_interval(self) -> tuple[float, float]:
-        """95 % interval of `exponent`.
-
-        From a jackknife over up to ten blocks of `fit_range`, of equal length in log n:
-        it shows how much the exponent depends on the part of the range that is used. It
-        is narrow where the spectrum is a straight line on log-log axes, and wide where
-        it bends, however many examples were measured.
-        """
-        return self._fit[1]
-
-    @cached_property
-    def _fit(self) -> tuple[float, tuple[float, float]]:
-        first, last = cast(tuple[int, int], self.fit_range)
-        return fit_power_law(self.eigenvalues, first, min(last, self.rank))
-
-    @property
-    def dimension_90(self) -> int:
-        """Number of leading eigenvalues that hold 90 % of the variance."""
         cumulative = np.cumsum(self.eigenvalues)
-        return int(np.searchsorted(cumulative, 0.9 * cumulative[-1]) + 1)
+        # The very sum of a complete spectrum: `variance` may differ in the last digit.
+        total = cumulative[-1] if self._is_complete else cast(float, self.variance)
+        if cumulative[-1] < 0.9 * total:
+            return float("nan")
+        return int(np.searchsorted(cumulative, 0.9 * total) + 1)
 
     @property
     def participation_ratio(self) -> float:
-        """Effective dimension (Σ λₙ)² / Σ λₙ²."""
+        """Effective dimension (Σ λₙ)² / Σ λₙ².
+
+        NaN if `eigenvalues` are only the leading ones.
+
+        Reference:
+            Gao et al. (2017), *A theory of multineuronal dimensionality, dynamics and
+            measurement*.
+        """
+        if not self._is_complete:
+            return float("nan")
         squares = np.sum(self.eigenvalues**2)
         return float(np.sum(self.eigenvalues) ** 2 / squares) if squares else 0.0
 
+    @property
+    def effective_rank(self) -> float:
+        """exp(−Σ pₙ log pₙ) with pₙ = √λₙ / Σ √λₘ, of the eigenvalues above `floor`.
 
-def validate_fit_range(fit_range: Any, units: int) -> tuple[int, int]:
-    """Returns `fit_range`, or raises a `ValueError` if it is not within `units`."""
-    try:
-        first, last = (int(n) for n in fit_range)
-        valid = (first, last) == tuple(fit_range)
-    except (TypeError, ValueError):
-        valid = False
-    if not valid or not 1 <= first < last <= units:
-        raise invalid_value(
-            "fit_range",
-            f"two integers 1 <= first < last <= {units} (the layer's width)",
-            fit_range,
-        )
-    return (first, last)
+        The exponential of the entropy of the normalized singular values of the centered
+        samples; RankMe is that of samples as they are. Between 1 and `rank`; NaN if
+        `eigenvalues` are only the leading ones.
 
+        Reference:
+            Roy and Vetterli (2007), *The effective rank*; Garrido et al. (2023),
+            *RankMe*, eq. (1).
+        """
+        if not self._is_complete:
+            return float("nan")
+        singular = np.sqrt(self.eigenvalues[: self.rank])
+        if not singular.size:
+            return 0.0
+        shares = singular / np.sum(singular)
+        return float(np.exp(-np.sum(shares * np.log(shares))))
 
-def fit_power_law(
-    eigenvalues: NDArray[np.float64], first: int, last: int, blocks: int = 10
-) -> tuple[float, tuple[float, float]]:
-    """Exponent of the power law through eigenvalues `first` … `last` (1-based).
+    @property
+    def stable_rank(self) -> float:
+        """Σ λₙ / λ₁: the squared Frobenius over the squared spectral norm of samples.
 
-    Returns:
-        The exponent and its 95 % interval; see `Spectrum` for both definitions.
-    """
-    n = np.arange(first, last + 1)
-    selected = eigenvalues[first - 1 : last]
-    positive = selected > 0
-    n, selected = n[positive], selected[positive]
-    if len(n) < 3:
-        return float("nan"), (float("nan"), float("nan"))
-    log_n, log_variance, weights = np.log(n), np.log(selected), n**-0.5
+        Reference:
+            Rudelson and Vershynin (2007), *Sampling from large matrices*.
+        """
+        largest = float(self.eigenvalues[0])
+        return cast(float, self.variance) / largest if largest else 0.0
 
-    def exponent(keep: NDArray[np.bool_]) -> Any:
-        # polyfit's weights multiply the residuals, not their squares: n^(−1/2) for 1/n.
-        return -np.polyfit(log_n[keep], log_variance[keep], 1, w=weights[keep])[0]
-
-    estimate = exponent(np.ones(len(n), dtype=bool))
-    position = (log_n - log_n[0]) / (log_n[-1] - log_n[0])
-    block = np.minimum((position * blocks).astype(int), blocks - 1)
-    jackknifed = [
-        exponent(block != b) for b in np.unique(block) if np.sum(block != b) >= 2
-    ]
-    groups = len(jackknifed)
-    variance = (groups - 1) / groups * np.sum((jackknifed - np.mean(jackknifed)) ** 2)
-    margin = scipy.stats.t.ppf(0.975, groups - 1) * np.sqrt(variance)
-    return float(estimate), (float(estimate - margin), float(estimate + margin))
+    @property
+    def _is_complete(self) -> bool:
+        rest = cast(float, self.variance) - float(np.sum(self.eigenvalues))
+        return rest <= 1e-9 * cast(float, self.variance)

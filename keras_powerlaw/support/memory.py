@@ -73,6 +73,38 @@ def require_memory(
     )
 
 
+def require_memory_for_samples(
+    layers: Sequence[tuple[str, int]], samples: int | None, components: int | None
+) -> None:
+    """Raises a `ValueError` if the eigenvalues of so many samples can't be computed.
+
+    As `require_memory()`, for measurements that keep the samples where these are fewer
+    than the units, in float32 or float64: 8 bytes each at most, beside their Gram
+    matrix and LAPACK's copy, or with `components` a few arrays of that many columns.
+
+    Args:
+        layers: The name and the number of units of each.
+        samples: Their number, or None if it is not known.
+        components: The number of eigenvalues that are wanted; None for all.
+    """
+    wide = [(name, units) for name, units in layers if (samples or units) <= units]
+    require_memory([each for each in layers if each not in wide])
+    needed = 0
+    for _, units in wide:
+        count = samples or units
+        square = 16 * count**2 if components is None else 0
+        needed += 8 * count * units + square + 40 * count * (components or 0)
+    available = available_bytes()
+    if available is not None and needed > available:
+        names = ", ".join(f"'{name}' ({units:,} units)" for name, units in wide)
+        raise ValueError(
+            f"Too many samples for the memory: {names}. Expected samples, and what "
+            f"their eigenvalues take, of at most {available / 2**30:,.1f} GiB, which "
+            f"are available. Received: about {needed / 2**30:,.1f} GiB. Take fewer "
+            "samples."
+        )
+
+
 def _require_lapack(layers: Sequence[tuple[str, int]]) -> None:
     for name, units in layers:
         if units > MOST_UNITS:
