@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from datasets import gaussian
+from datasets import Batches, gaussian
 from keras import layers, ops
 from models import feature_map, hidden, network
 
 import keras_powerlaw as kp
+from keras_powerlaw.support import memory
 from keras_powerlaw.support.layers import observe
 
 
@@ -47,6 +48,47 @@ def test_takes_the_layer_itself_and_a_fit_range(model, x):
     np.testing.assert_allclose(
         spectrum.eigenvalues, expected(model, x, "hidden"), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        (["hidden", "map"], ["hidden", "map"]),
+        (layers.Dense, ["hidden", "logits"]),
+        ((layers.Conv2D, layers.Dense), ["map", "hidden", "logits"]),
+        (["logits", layers.Dense], ["logits", "hidden"]),
+        (layers.Layer, ["map", "flat", "hidden", "logits"]),
+    ],
+)
+def test_many_layers_in_one_pass(model, x, choice, names):
+    data = Batches(x, size=50)
+    spectra = kp.measure_spectrum(model, data, choice)
+    assert list(spectra) == names
+    assert data.delivered == list(range(len(data)))  # each batch once
+    for name in names:
+        alone = kp.measure_spectrum(model, data, name)
+        np.testing.assert_array_equal(spectra[name].eigenvalues, alone.eigenvalues)
+        assert spectra[name].floor == alone.floor
+    kp.plot_spectrum(spectra, tau=None)
+
+
+def test_leading_eigenvalues_of_a_layer_too_wide_for_its_covariance(monkeypatch):
+    wide = network(feature_map(3), layers.Flatten(), shape=(20, 20, 1))
+    x = gaussian(40, (20, 20, 1))[0]
+    full = kp.measure_spectrum(wide, x, "map")
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4 * 2**20)
+    with pytest.raises(ValueError, match="Too wide for the memory"):
+        kp.measure_spectrum(wide, x, "map")
+    leading = kp.measure_spectrum(wide, x, "map", components=10, batch_size=7)
+    np.testing.assert_allclose(leading.eigenvalues, full.eigenvalues[:10], rtol=1e-3)
+    np.testing.assert_allclose(leading.variance, full.variance, rtol=1e-5)
+    np.testing.assert_allclose(leading.floor, full.floor, rtol=1e-3)
+
+
+@pytest.mark.parametrize("choice", [[], layers.LSTM, ["hidden", "third"], [3]])
+def test_refuses_layers_that_are_not_there(model, x, choice):
+    with pytest.raises(ValueError, match="argument `layer`. Expected"):
+        kp.measure_spectrum(model, x, choice)
 
 
 def test_layer_of_a_nested_model(model, x):

@@ -55,6 +55,7 @@ CALLS = {
             *options_of_a_sample(),
             *(("reduction", value) for value in ("rows", None, 3)),
             *(("fit_range", value) for value in ((1,), (3, 2), (0, 5), (1, 9), "12")),
+            *(("components", value) for value in NO_COUNTS),
         ],
     ),
     "refresh_eigenbasis": (

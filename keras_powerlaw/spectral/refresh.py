@@ -17,10 +17,10 @@ from keras_powerlaw.spectral.covariance import (
 )
 from keras_powerlaw.spectral.decomposition import decompose_samples
 from keras_powerlaw.spectral.layers import layers_to_renew, named_layers, units_of
-from keras_powerlaw.spectral.measuring import stream_covariances
 from keras_powerlaw.spectral.regularizer import validate_width
 from keras_powerlaw.spectral.renewal import Decomposition, Renewal, renew_layers
 from keras_powerlaw.spectral.spectrum import Spectrum
+from keras_powerlaw.spectral.streaming import stream_covariances
 from keras_powerlaw.support.arguments import invalid_value, validate_verbose
 from keras_powerlaw.support.keras_internals import hold_current_weights, strategy_of
 from keras_powerlaw.support.layers import unique_names

@@ -13,8 +13,8 @@ from keras import ops
 from numpy.typing import NDArray
 
 from keras_powerlaw.spectral.covariance import eigendecomposition
-from keras_powerlaw.spectral.measuring import stream_covariances
 from keras_powerlaw.spectral.spectrum import Spectrum
+from keras_powerlaw.spectral.streaming import stream_covariances
 from keras_powerlaw.support.arguments import (
     invalid_value,
     is_integer,

@@ -107,6 +107,15 @@ def is_nested_arrays(x: Any) -> bool:
     return bool(leaves) and all(map(is_array, leaves))
 
 
+def count_examples(model: keras.Model, x: Any, max_samples: int | None) -> int | None:
+    """The number of examples in `x`, at most, or None if it is not known."""
+    x = select_inputs(model, x)
+    if not is_nested_arrays(x):
+        return max_samples
+    length = len(Rows(keras.tree.flatten(x)[0]))
+    return length if max_samples is None else min(length, max_samples)
+
+
 def is_endless(x: Any) -> bool:
     """Whether a data set is known to have no end."""
     if isinstance(x, keras.utils.PyDataset):

@@ -53,6 +53,50 @@ def find_layer(
     return matches[0]
 
 
+def find_layers(
+    model: keras.Model, choice: Any
+) -> tuple[list[keras.layers.Layer], bool]:
+    """Finds the layers of `model` that were asked for, in the order of the request.
+
+    Args:
+        model: The model.
+        choice: As for `find_layer()`, or a class, which stands for all layers of it
+            but models and inputs, or a list of any of these.
+
+    Returns:
+        The layers, each once, and whether `choice` was that of a single layer.
+    """
+    if isinstance(choice, keras.layers.Layer | str):
+        return [find_layer(model, choice)], True
+    choices = [choice] if isinstance(choice, type) else choice
+    if not isinstance(choices, list | tuple):
+        choices = [choices]
+    found: list[keras.layers.Layer] = []
+    for each in choices:
+        found += (
+            _layers_of_class(model, each)
+            if isinstance(each, type)
+            else [find_layer(model, each)]
+        )
+    if not found:
+        raise invalid_value("layer", "at least one layer", repr(choice))
+    return list({id(layer): layer for layer in found}.values()), False
+
+
+def _layers_of_class(model: keras.Model, kind: type) -> list[keras.layers.Layer]:
+    layers = [
+        layer
+        for layer in plain_layers(model)
+        if isinstance(layer, kind)
+        and not isinstance(layer, keras.Model | keras.layers.InputLayer)
+    ]
+    if not layers:
+        raise invalid_value(
+            "layer", f"a class that layers of model '{model.name}' have", kind.__name__
+        )
+    return layers
+
+
 def unique_names(model: keras.Model, layers: Sequence[keras.layers.Layer]) -> list[str]:
     """A name for each of some layers of `model`, under which to log and report it.
 
