@@ -14,6 +14,10 @@ from keras_powerlaw.spectral.callback import EigenbasisRefresh
 from keras_powerlaw.spectral.measuring import measure_spectrum
 from keras_powerlaw.spectral.refresh import refresh_eigenbasis
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
+from keras_powerlaw.spectral.repeats import (
+    CrossValidatedSpectrum,
+    cross_validated_spectrum,
+)
 from keras_powerlaw.spectral.sensitivity import SensitivityMaps, sensitivity_maps
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.whitening import WhiteningLayer
@@ -21,6 +25,7 @@ from keras_powerlaw.spectral.whitening import WhiteningLayer
 __version__ = "0.1.0"
 
 __all__ = [
+    "CrossValidatedSpectrum",
     "EigenbasisRefresh",
     "Flag",
     "RobustnessReport",
@@ -32,6 +37,7 @@ __all__ = [
     "add_jacobian_regularizer",
     "add_spectral_regularizer",
     "combine_reports",
+    "cross_validated_spectrum",
     "evaluate_robustness",
     "measure_spectrum",
     "plot_robustness",

@@ -14,11 +14,11 @@ from keras_powerlaw.support.arguments import invalid_value, validate_optional_in
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from keras_powerlaw.spectral.spectrum import Spectrum
+    from keras_powerlaw.spectral.fits import PowerLawFits
 
 
 def plot_spectrum(
-    spectra: Spectrum | Mapping[str, Spectrum | Sequence[Spectrum]],
+    spectra: PowerLawFits | Mapping[str, PowerLawFits | Sequence[PowerLawFits]],
     ax: Axes | None = None,
     *,
     tau: int | None = 10,
@@ -37,12 +37,13 @@ def plot_spectrum(
     The components that the regularizer leaves free, n < τ, are shaded. A star
     marks the number of components that carry 90 % of the variance, and the legend
     gives the fitted exponent. Eigenvalues at or below `Spectrum.floor`, rounding
-    errors, are left out.
+    errors, are left out, and negative ones of a `CrossValidatedSpectrum`.
 
     Args:
-        spectra: One `Spectrum`, or a dictionary from label to `Spectrum`. Several
-            spectra under one label (seeds, as a list) are drawn as their geometric
-            mean, with a band of ±1 standard deviation of the logarithm.
+        spectra: One `Spectrum` or `CrossValidatedSpectrum`, or a dictionary from label
+            to one, as `measure_spectrum` returns of several layers. Several spectra
+            under one label (seeds, as a list) are drawn as their geometric mean, with a
+            band of ±1 standard deviation of the logarithm.
         ax: The Matplotlib axes to draw on. Defaults to those of a new figure.
         tau: Index τ of the first regularized eigenvalue, at least 1, or None to
             shade nothing and divide by the first eigenvalue. Defaults to 10.
@@ -91,7 +92,10 @@ def plot_spectrum(
         n = np.arange(1, curves[label].shape[1] + 1)
         entry = _legend_entry(label, runs)
         line = plot_mean(ax, n, curves[label], np.exp, label=entry)
-        star = round(np.mean([run.dimension_90 for run in runs]))
+        star = np.mean([run.dimension_90 for run in runs])
+        if np.isnan(star):  # the leading eigenvalues hold less
+            continue
+        star = round(star)
         ax.plot(
             star,
             np.exp(curves[label][:, star - 1].mean()),
@@ -116,7 +120,7 @@ def plot_spectrum(
 
 
 def _log_curves(
-    label: str, runs: Sequence[Spectrum], first: int
+    label: str, runs: Sequence[PowerLawFits], first: int
 ) -> NDArray[np.float64]:
     """Returns log(λₙ / λ_first), shape `(runs, N)`, NaN beyond the rank."""
     lengths = {len(run.eigenvalues) for run in runs}
@@ -127,7 +131,7 @@ def _log_curves(
             f"lengths {sorted(lengths)} for label {label!r}",
         )
     for run in runs:
-        if run.rank < first:
+        if run.rank < first or run.eigenvalues[first - 1] <= 0:
             raise invalid_value(
                 "spectra",
                 f"at least {first} eigenvalues above rounding errors, for a curve "
@@ -137,7 +141,11 @@ def _log_curves(
     n = np.arange(1, lengths.pop() + 1)
     logarithms: NDArray[np.float64] = np.stack(
         [
-            np.log(run.eigenvalues, out=np.full(n.shape, np.nan), where=n <= run.rank)
+            np.log(
+                run.eigenvalues,
+                out=np.full(n.shape, np.nan),
+                where=(n <= run.rank) & (run.eigenvalues > 0),
+            )
             for run in runs
         ]
     )
@@ -145,7 +153,7 @@ def _log_curves(
     return curves
 
 
-def _legend_entry(label: str, runs: Sequence[Spectrum]) -> str:
+def _legend_entry(label: str, runs: Sequence[PowerLawFits]) -> str:
     exponents = [run.exponent for run in runs]
     if not np.all(np.isfinite(exponents)):  # too few eigenvalues for a fit
         return label

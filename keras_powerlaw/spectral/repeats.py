@@ -1,0 +1,224 @@
+"""Spectra of the signal in noisy recordings, from two repeats of the same stimuli."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from keras_powerlaw.spectral.fits import (
+    PowerLawFits,
+    default_fit_range,
+    validate_fit_range,
+)
+from keras_powerlaw.spectral.recordings import gram_matrix
+from keras_powerlaw.support.arguments import invalid_value, validate_integer
+from keras_powerlaw.support.batches import require_finite
+from keras_powerlaw.support.memory import require_memory_for_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossValidatedSpectrum(PowerLawFits):
+    """Variances of the signal along principal components, without that of the noise.
+
+    Like a `Spectrum`, for `plot_spectrum` too. But they are estimates: they need not
+    fall from each n to the next, and where there is little signal some are negative.
+    These are kept; only the fits, of logarithms, leave them out, which makes the
+    exponent too small: see `negative`.
+
+    Args:
+        eigenvalues: Array of shape `(directions,)`.
+        fit_range: As in `Spectrum`. Defaults to `(11, 500)`, cut off at the last
+            direction.
+    """
+
+    eigenvalues: NDArray[np.float64]
+    fit_range: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        eigenvalues = np.asarray(self.eigenvalues, dtype="float64")
+        if eigenvalues.ndim != 1 or not eigenvalues.size:
+            raise invalid_value(
+                "eigenvalues", "a 1D array of at least one number", self.eigenvalues
+            )
+        object.__setattr__(self, "eigenvalues", eigenvalues)
+        if self.fit_range is None:
+            fit_range = default_fit_range(self.rank)
+        else:
+            fit_range = validate_fit_range(self.fit_range, len(eigenvalues))
+        object.__setattr__(self, "fit_range", fit_range)
+
+    @property
+    def rank(self) -> int:
+        """Number of directions, those of negative estimates included."""
+        return len(self.eigenvalues)
+
+    @property
+    def negative(self) -> int:
+        """Number of eigenvalues within `fit_range` that are not above zero."""
+        first, last = self._fitted
+        return int(np.sum(self.eigenvalues[first - 1 : last] <= 0))
+
+    @property
+    def dimension_90(self) -> int | float:
+        """Number of leading components that hold 90 % of the signal's variance.
+
+        NaN if that is not above zero.
+        """
+        cumulative = np.cumsum(self.eigenvalues)
+        if cumulative[-1] <= 0:
+            return float("nan")
+        return int(np.argmax(cumulative >= 0.9 * cumulative[-1]) + 1)
+
+
+def cross_validated_spectrum(
+    first: Any,
+    second: Any,
+    *,
+    fit_range: tuple[int, int] | None = None,
+    splits: int = 10,
+    seed: int = 0,
+) -> CrossValidatedSpectrum:
+    """The spectrum of what two repeats of the same stimuli have in common (cvPCA).
+
+    ```
+    λₙ = 1/(M−1) Σₘ (vₙ·aₘ)(vₙ·bₘ)
+    ```
+
+    where aₘ and bₘ are the centered responses to stimulus m, one of each repeat, and vₙ
+    the principal components of a alone. Noise that differs between the repeats adds to
+    the variance of a along vₙ, on which plain PCA relies, but not to its covariance
+    with b. It is averaged over random choices of which repeat of a stimulus is a.
+
+    The components are those of M noisy responses. So the exponent has what errors they
+    have: with fewer stimuli than units it is somewhat too small even without noise, and
+    where the signal along a component is below the noise, that component is a mixture
+    with its neighbors.
+
+    Args:
+        first: Responses in the first repeat, an array of shape `(stimuli, units)` of
+            real numbers.
+        second: Those to the same stimuli in the second repeat, in the same order.
+        fit_range: As in `Spectrum`. Defaults to `(11, 500)`, cut off at the last
+            direction, stimuli − 1 or the number of units.
+        splits: Number of random choices, at least 1. Defaults to 10.
+        seed: Seed of them. Defaults to 0.
+
+    Returns:
+        A `CrossValidatedSpectrum`, with `.eigenvalues`, `.exponent`,
+        `.exponent_interval`, `.fit_range`, `.negative`, `.dimension_90`, `.curvature`.
+
+    Raises:
+        ValueError: If the repeats are not two real, finite arrays of one shape with at
+            least three stimuli, or are too large for the available memory.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import keras_powerlaw as kp
+
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=(300, 100)) * np.arange(1, 101) ** -0.5
+    first, second = (signal + 0.1 * rng.normal(size=signal.shape) for _ in range(2))
+    spectrum = kp.cross_validated_spectrum(first, second, fit_range=(5, 100))
+    plain = kp.Spectrum.from_samples(first, fit_range=(5, 100))
+    print(spectrum.exponent, plain.exponent)  # about 1.1 and 0.9
+    ```
+
+    Reference:
+        Stringer et al. (2019), *High-dimensional geometry of population responses in
+        visual cortex*, Methods, "Cross-validated principal components analysis".
+    """
+    repeats = [_responses("first", first), _responses("second", second)]
+    validate_integer("splits", splits, minimum=1)
+    validate_integer("seed", seed, minimum=0)
+    if repeats[0].shape != repeats[1].shape:
+        raise invalid_value(
+            "second",
+            f"responses of the same shape as `first`, {repeats[0].shape}",
+            f"shape {repeats[1].shape}",
+        )
+    stimuli, units = repeats[0].shape
+    if fit_range is not None:
+        validate_fit_range(fit_range, min(stimuli - 1, units))
+    # Both repeats, and a Gram matrix of twice the stimuli: as much as of all samples.
+    require_memory_for_samples([("first and second", units)], 2 * stimuli, None)
+    is_wide = units >= stimuli
+    split = _split_through_stimuli(repeats) if is_wide else _split_of_units(repeats)
+    rng = np.random.default_rng(seed)
+    total = np.zeros(min(stimuli - 1, units))
+    for _ in range(splits):
+        swapped = rng.integers(2, size=stimuli).astype(bool)
+        total += split(swapped)[: len(total)]
+    return CrossValidatedSpectrum(total / splits / (stimuli - 1), fit_range)
+
+
+def _split_through_stimuli(repeats: list[NDArray[np.floating]]) -> Any:
+    """For fewer stimuli than units: with A = U S Vᵀ, it is uₙᵀ B Aᵀ uₙ.
+
+    One Gram matrix of all responses holds B Aᵀ and A Aᵀ of every split.
+    """
+    stimuli = len(repeats[0])
+    # A large mean, that of a unit over all stimuli, would cost digits.
+    mean = np.mean([each.mean(axis=0, dtype="float64") for each in repeats], axis=0)
+    centered = [each - mean.astype(each.dtype) for each in repeats]
+    gram = gram_matrix(centered)
+
+    def split(swapped: NDArray[np.bool_]) -> NDArray[np.float64]:
+        order = np.arange(stimuli)
+        a, b = order + stimuli * swapped, order + stimuli * ~swapped
+        _, vectors = scipy.linalg.eigh(
+            _centered(gram[np.ix_(a, a)]), driver="evd", overwrite_a=True
+        )
+        vectors = vectors[:, ::-1]
+        product = _centered(gram[np.ix_(b, a)]) @ vectors
+        covariances: NDArray[np.float64] = np.einsum("mn,mn->n", vectors, product)
+        return covariances
+
+    return split
+
+
+def _split_of_units(repeats: list[NDArray[np.floating]]) -> Any:
+    """For more stimuli than units: vₙᵀ Aᵀ B vₙ."""
+
+    def split(swapped: NDArray[np.bool_]) -> NDArray[np.float64]:
+        which = swapped[:, np.newaxis]
+        a, b = (
+            np.where(which, repeats[1 - i], repeats[i]).astype("float64")
+            for i in range(2)
+        )
+        a -= a.mean(axis=0)
+        b -= b.mean(axis=0)
+        _, vectors = scipy.linalg.eigh(a.T @ a, driver="evd", overwrite_a=True)
+        vectors = vectors[:, ::-1]
+        covariances: NDArray[np.float64] = np.einsum(
+            "un,un->n", vectors, (a.T @ b) @ vectors
+        )
+        return covariances
+
+    return split
+
+
+def _centered(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The Gram matrix of samples from which their means are taken."""
+    rows, columns = gram.mean(axis=1, keepdims=True), gram.mean(axis=0)
+    centered: NDArray[np.float64] = gram - rows - columns + gram.mean()
+    return centered
+
+
+def _responses(argument: str, responses: Any) -> NDArray[np.floating]:
+    array = np.asarray(responses)
+    if array.ndim != 2 or array.dtype.kind not in "fiub" or min(array.shape) < 1:
+        raise invalid_value(
+            argument,
+            "an array of real numbers of shape (stimuli, units)",
+            f"shape {array.shape} and dtype {array.dtype}",
+        )
+    if len(array) < 3:
+        raise invalid_value(argument, "at least three stimuli", f"{len(array)}")
+    require_finite(array, f"Invalid value for argument `{argument}`", "stimuli")
+    return array if array.dtype in ("float32", "float64") else array.astype("float64")
