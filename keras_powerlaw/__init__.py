@@ -12,6 +12,7 @@ from keras_powerlaw.spectral.adding import (
 )
 from keras_powerlaw.spectral.callback import EigenbasisRefresh
 from keras_powerlaw.spectral.measuring import measure_spectrum
+from keras_powerlaw.spectral.monitor import SpectrumMonitor
 from keras_powerlaw.spectral.refresh import refresh_eigenbasis
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.spectral.repeats import (
@@ -33,6 +34,7 @@ __all__ = [
     "SensitivityMaps",
     "SpectralActivityRegularizer",
     "Spectrum",
+    "SpectrumMonitor",
     "WhiteningLayer",
     "add_jacobian_regularizer",
     "add_spectral_regularizer",

@@ -68,9 +68,7 @@ def measure(model, hidden, settings, data):
     """Accuracy, spectra, robustness and sensitivity of a trained model."""
     (x_train, _), (x_test, y_test) = data
     predicted = model.predict(x_test, batch_size=1000, verbose=0).argmax(axis=1)
-    spectra = {
-        name: kp.measure_spectrum(model, x_train, name, verbose=0) for name in hidden
-    }
+    spectra = kp.measure_spectrum(model, x_train, hidden, verbose=0)
     components = [
         n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= spectra[hidden[-1]].rank
     ]

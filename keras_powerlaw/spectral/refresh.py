@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import keras
@@ -21,9 +20,9 @@ from keras_powerlaw.spectral.regularizer import validate_width
 from keras_powerlaw.spectral.renewal import Decomposition, Renewal, renew_layers
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.streaming import stream_covariances
-from keras_powerlaw.support.arguments import invalid_value, validate_verbose
+from keras_powerlaw.support.arguments import validate_verbose
 from keras_powerlaw.support.keras_internals import hold_current_weights, strategy_of
-from keras_powerlaw.support.layers import unique_names
+from keras_powerlaw.support.layers import require_training_argument, unique_names
 from keras_powerlaw.support.memory import require_memory
 from keras_powerlaw.support.progress import Progress
 from keras_powerlaw.support.types import Verbose
@@ -173,14 +172,7 @@ def open_windows(model: keras.Model) -> None:
     ]
     if not layers:
         return
-    if "training" not in inspect.signature(model.call).parameters:
-        # Keras then tells no layer that it trains.
-        raise invalid_value(
-            "model",
-            "a model whose `call()` has an argument `training`, since the eigenbasis "
-            "comes from its activations in training (or give `x`, the training data)",
-            f"'{model.name}', whose `call()` has none",
-        )
+    require_training_argument(model)
     strategy = strategy_of(model)
     replicas = getattr(strategy, "num_replicas_in_sync", 1)
     if replicas > 1 and replicas != len(strategy.extended.worker_devices):

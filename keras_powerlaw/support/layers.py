@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -130,6 +131,20 @@ def require_one_output(layer: keras.layers.Layer) -> None:
             "a layer with one output: instead, a `keras.layers.Identity()` behind the "
             "output that is meant",
             f"'{layer.name}' (of type {type(layer).__name__}), which has several",
+        )
+
+
+def require_training_argument(model: keras.Model) -> None:
+    """Raises a `ValueError` if a model's `call()` is not told whether it trains.
+
+    Keras then tells no layer in it.
+    """
+    if "training" not in inspect.signature(model.call).parameters:
+        raise invalid_value(
+            "model",
+            "a model whose `call()` has an argument `training`, since what is measured "
+            "are its activations in training (or give `x`, the training data)",
+            f"'{model.name}', whose `call()` has none",
         )
 
 
