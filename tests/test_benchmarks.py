@@ -11,6 +11,7 @@ from backend import BACKEND, value_and_gradient
 import keras_powerlaw as kp
 from benchmarks import (
     cost,
+    recordings,
     robustness,
     schedules,
     speed,
@@ -110,6 +111,43 @@ def test_refreshes_from_the_training(tiny, tmp_path, capsys):
     assert np.shape(list(result["times"].values())) == (3, 2, 2)
     assert result["samples"] >= 60
     assert "| 30 | " in capsys.readouterr().out
+
+
+def test_recordings(tmp_path, capsys):
+    output = str(tmp_path / "output")
+    options = ["--output", output, "--measure", "repeats", "wide", "definitions"]
+    options += ["--stimuli", "60", "--units", "90", "--sizes", "90x60x8"]
+    recordings.main([*options, "--epochs", "1"])
+    results = results_in(tmp_path)
+    [repeats, wide, definitions] = (
+        next(result for name, result in results.items() if name.startswith(kind))
+        for kind in ("repeats", "wide", "definitions")
+    )
+    assert len(repeats["cvPCA"]) == len(repeats["PCA"]) == 3
+    assert wide["error"] < 1e-3
+    for found in (definitions["tanh"], definitions["relu"]):
+        assert found["rank_me"] < found["rank_me_centered"]
+        assert found["effective_rank"] == pytest.approx(
+            found["rank_me_centered"], rel=1e-2
+        )
+    assert "cvPCA" in capsys.readouterr().out
+
+
+def test_definitions_of_others_on_a_power_law():
+    """Without noise and mean there is nothing in which they could differ."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(300, 100))
+    scores, _ = np.linalg.qr(scores - scores.mean(axis=0))
+    activations = scores * np.arange(1, 101) ** -0.6
+    spectrum = kp.Spectrum.from_samples(activations, fit_range=(11, 100))
+    assert spectrum.exponent == pytest.approx(1.2)
+    assert recordings.alpha_req(activations, 11, 100) == pytest.approx(1.2)
+    assert recordings.rank_me(activations, epsilon=0) == pytest.approx(
+        spectrum.effective_rank
+    )
+    # A mean is a direction more to RankMe, and no variance.
+    moved = activations + 1.0
+    assert recordings.rank_me(moved) < spectrum.effective_rank / 2
 
 
 def test_forms_whose_steps_take_too_long_are_left_out(tiny, tmp_path, capsys):
