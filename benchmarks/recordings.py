@@ -93,7 +93,7 @@ def two_repeats(stimuli, units, alpha, noise):
     plain, plain_seconds, plain_growth = clocked(
         lambda: kp.Spectrum.from_samples(first)
     )
-    ranges = [(11, 100), (11, 250), (11, 500)]
+    ranges = [(11, min(last, units, stimuli - 1)) for last in (100, 250, 500)]
 
     def exponents(spectrum):
         kind = type(spectrum)

@@ -119,7 +119,7 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             raise invalid_value("layers", "at least one layer", repr(layers))
         validate_sampling(batch_size, max_samples, seed)
         self._x = x
-        self._layers = layers
+        self._choice = layers
         self._reduction = validate_reduction(reduction)
         self._fit_range = fit_range
         self._options: dict[str, Any] = {
@@ -135,7 +135,7 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._steps_before = self._steps
-        found, _ = find_layers(self.model, self._layers)
+        found, _ = find_layers(self.model, self._choice)
         self._found = dict(zip(unique_names(self.model, found), found, strict=True))
         if self._x is None:
             self._tap()
