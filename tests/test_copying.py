@@ -84,6 +84,17 @@ class OwnMetric(keras.metrics.Mean):
         super().update_state(ops.max(logits))
 
 
+class Scores(keras.metrics.Mean):
+    """Has a setting that is not in its config."""
+
+    def __init__(self, factor=1.0, **settings):
+        super().__init__(**settings)
+        self.factor = factor
+
+    def update_state(self, y, logits, sample_weight=None):
+        super().update_state(self.factor * ops.max(logits))
+
+
 class OwnOptimizer(keras.optimizers.SGD):
     pass
 
@@ -108,6 +119,7 @@ class TestCompilation:
             {"loss": lambda y, logits: sparse_loss(y, logits) ** 2},
             {"metrics": [mean_logit, "accuracy", OwnMetric()]},
             {"metrics": [lambda y, logits: ops.min(logits)]},
+            {"metrics": [Scores(factor=3.0)]},
             {"weighted_metrics": [keras.metrics.MeanMetricWrapper(mean_logit)]},
             {"loss": {"logits": sparse_loss}, "metrics": {"logits": [mean_logit]}},
             {"loss": [sparse_loss], "loss_weights": [3.0]},
@@ -198,12 +210,13 @@ class TestCompilation:
 
 
 class Scaled(layers.Layer):
-    """Keeps a factor where no copy finds it."""
+    """Keeps a factor that is in no config, and another where no copy finds it."""
 
     factor = 1.0
+    factors = np.ones(1, "float32")
 
-    def call(self, x):
-        return x * self.factor
+    def call(self, x, training=False):
+        return x * (self.factor if training else 1) * self.factors
 
 
 class WithLoadedState(layers.Layer):
@@ -230,9 +243,25 @@ class TestLayers:
 
     def test_refuses_state_that_would_be_lost(self):
         layer = Scaled(name="scaled")
-        layer.factor = 3.0
+        layer.factors = np.full(1, 3, "float32")
         with pytest.raises(ValueError, match=r"whose copy predicts .* 'scaled' \(Scal"):
             copied(network(layer, hidden(16)))
+
+    def test_attributes_that_matter_in_training_alone(self):
+        layer = Scaled()
+        layer.factor = 3.0
+        copy = copied(network(layer, hidden(16)))
+        assert copy.layers[0].factor == 3.0
+
+    @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+    def test_states_of_stateful_layers(self, kind):
+        recurrent = getattr(layers, kind)(6, stateful=True)
+        parts = [keras.Input(batch_shape=(8, 3, 4)), recurrent, hidden(5)]
+        model, (x, _) = keras.Sequential(parts), gaussian(8, (3, 4))
+        model(x)
+        copy = copied(model)
+        assert_same_outputs(model, copy, x)
+        assert_same_outputs(model, copy, x)
 
     def test_functions_need_not_be_registered(self):
         x, _ = gaussian(5)
@@ -315,6 +344,12 @@ def in_a_wrapper(layer):
     return network(layer, layers.Flatten(), shape=(5, 6))
 
 
+def grouped_attention():
+    inputs = keras.Input((5, 6))
+    attention = layers.GroupQueryAttention(4, 2, 1, name="attention")
+    return keras.Model(inputs, attention(inputs, inputs))
+
+
 class TestTargets:
     def test_nested_models_and_wrappers_carry_it(self, tmp_path):
         base = keras.Sequential([keras.Input((12,)), hidden(20, name="in")])
@@ -351,6 +386,8 @@ class TestTargets:
             (network(layers.Discretization([0.0], name="bins")), "bins", "Identity"),
             (model_zoo.build("transformer"), "query", "'multi_head_attention'"),
             (model_zoo.build("transformer"), "multi_head_attention", "Identity"),
+            (grouped_attention(), "attention", "Identity"),
+            (in_a_wrapper(layers.SimpleRNN(4, name="rnn")), "rnn", "Identity"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )

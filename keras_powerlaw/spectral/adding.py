@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_powerlaw.spectral.layers import regularized_layers
 from keras_powerlaw.spectral.regularizer import (
@@ -15,7 +16,11 @@ from keras_powerlaw.spectral.regularizer import (
 )
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.copying import copy_model
-from keras_powerlaw.support.layers import find_layer, is_sequential_or_functional
+from keras_powerlaw.support.layers import (
+    find_layer,
+    is_sequential_or_functional,
+    require_one_output,
+)
 from keras_powerlaw.support.memory import require_memory
 from keras_powerlaw.support.types import Form, Reduction
 from keras_powerlaw.support.units import output_units
@@ -62,9 +67,10 @@ def add_spectral_regularizer(
 
     Raises:
         ValueError: If the model is subclassed, or a copy would not be the same; if a
-            layer does not exist, can't carry the penalty, has an activity regularizer
-            of another kind, or has no more than τ units or too many for the available
-            memory; or if a list does not have one entry per layer.
+            layer does not exist, has several outputs, can't carry the penalty, has an
+            activity regularizer of another kind, or has no more than τ units or too
+            many for the available memory; or if a list does not have one entry per
+            layer.
 
     Example:
 
@@ -99,6 +105,7 @@ def add_spectral_regularizer(
         _one_per_layer("beta", beta, targets),
         strict=True,
     ):
+        require_one_output(layer)
         present = layer.activity_regularizer
         if present is not None and not isinstance(present, SpectralActivityRegularizer):
             raise invalid_value(
@@ -226,6 +233,8 @@ def _find_targets(model: keras.Model, layers: Any) -> list[keras.layers.Layer]:
 def _one_per_layer(
     argument: str, value: Any, layers: Sequence[keras.layers.Layer]
 ) -> Sequence[Any]:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if not isinstance(value, list | tuple):
         return [value] * len(layers)
     if len(value) != len(layers):

@@ -7,6 +7,8 @@ raises a `ValueError`.
 from __future__ import annotations
 
 import math
+import os
+import pathlib
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, cast
@@ -72,8 +74,16 @@ def validate_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
     return value
 
 
+def validate_optional_path(argument: str, value: Any) -> pathlib.Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike):
+        raise invalid_value(argument, "None or a path", repr(value))
+    return pathlib.Path(value)
+
+
 def validate_verbose(verbose: Any) -> Verbose:
     # True and False pass as 1 and 0, as they do in `fit()`.
-    if verbose != "auto" and verbose not in (0, 1):
+    if not isinstance(verbose, str | Integral) or verbose not in ("auto", 0, 1):
         raise invalid_value("verbose", '"auto", 0 or 1', repr(verbose))
     return cast(Verbose, verbose)

@@ -43,6 +43,7 @@ def input_batches(
     """
     validate_sampling(batch_size, max_samples, seed)
     x = select_inputs(model, x)
+    validate_data(x)
     if is_nested_arrays(x):
         return _array_batches(x, batch_size, max_samples, seed)
     if max_samples is None and is_endless(x):
@@ -51,14 +52,24 @@ def input_batches(
     if isinstance(x, keras.utils.PyDataset):
         total = x.num_batches
         stream = (x[index] for index in _indices(total, max_samples, seed))
-    elif (
-        hasattr(x, "__iter__")
-        and not isinstance(x, str | list | tuple | dict)
-        and iter(x) is not x
-    ):
+    else:
         total = len(x) if _has_length(x) else None
         stream = iter(x)
-    else:
+    inputs = (
+        select_inputs(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
+        for batch in stream
+    )
+    return _first_samples(inputs, max_samples), total if max_samples is None else None
+
+
+def validate_data(x: Any) -> None:
+    """Raises a `ValueError` if `x` is neither arrays nor batches."""
+    is_batches = isinstance(x, keras.utils.PyDataset) or (
+        hasattr(x, "__iter__")
+        and not isinstance(x, str | list | tuple | dict)
+        and not hasattr(x, "__next__")
+    )
+    if not is_batches and not is_nested_arrays(x):
         raise invalid_value(
             "x",
             "an array, a nested structure of arrays, a `tf.data.Dataset`, a "
@@ -66,11 +77,6 @@ def input_batches(
             "again (not a generator)",
             f"{x} (of type {type(x)})",
         )
-    inputs = (
-        select_inputs(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
-        for batch in stream
-    )
-    return _first_samples(inputs, max_samples), total if max_samples is None else None
 
 
 def select_inputs(model: keras.Model, x: Any) -> Any:

@@ -16,7 +16,7 @@ from keras_powerlaw.support.probe import require_same_outputs
 from keras_powerlaw.support.remaking import remake
 from keras_powerlaw.support.state import Pair, copy_assets, copy_state
 from keras_powerlaw.support.subclasses import copy_attributes, like_its_class
-from keras_powerlaw.support.targets import refuse, regularize
+from keras_powerlaw.support.targets import refuse, regularize, require_no_others
 
 
 def copy_model(model: keras.Model, regularizers: Mapping[int, Any]) -> Any:
@@ -39,6 +39,7 @@ def copy_model(model: keras.Model, regularizers: Mapping[int, Any]) -> Any:
     copier = _Copier(regularizers)
     copy = copier.copy(model)
     pairs = list(copier.pairs())
+    require_no_others(pairs, regularizers)
     variables = copy_state(pairs)
     targets = {
         id(old): new

@@ -30,6 +30,13 @@ def plain_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     ]
 
 
+def validate_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise invalid_value(
+            "model", "a Keras model", f"{model} (of type {type(model)})"
+        )
+
+
 def find_layer(
     model: keras.Model, layer: keras.layers.Layer | str
 ) -> keras.layers.Layer:
@@ -37,6 +44,7 @@ def find_layer(
 
     A layer that is not in `model` is looked up by its name.
     """
+    validate_model(model)
     layers = plain_layers(model)
     if isinstance(layer, keras.layers.Layer):
         if any(layer is other for other in layers):
@@ -146,6 +154,15 @@ def require_training_argument(model: keras.Model) -> None:
             "are its activations in training (or give `x`, the training data)",
             f"'{model.name}', whose `call()` has none",
         )
+
+
+def is_in_loop(model: Any, layer: Any) -> bool:
+    """Whether a recurrent layer in `model` calls `layer` once for every time step."""
+    return any(
+        isinstance(part, keras.layers.RNN)
+        and any(inner is layer for inner in flatten_layers(part)[1:])
+        for part in flatten_layers(model)
+    )
 
 
 def is_sequential_or_functional(model: Any) -> bool:

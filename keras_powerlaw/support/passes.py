@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from keras_powerlaw.support.keras_internals import flatten_layers
 from keras_powerlaw.support.types import Tensor
+from keras_powerlaw.support.variables import recurrent_states
 
 
 class InferencePasses:
@@ -55,13 +61,27 @@ class InferencePasses:
         self._values = values
 
 
+@contextlib.contextmanager
+def keeping_state(model: keras.Model) -> Iterator[None]:
+    """Gives a model back the state that forward passes within this context change.
+
+    That is the state of random generators, and whatever else layers assign in
+    inference.
+    """
+    state = [(variable, _value_of(variable)) for variable in _state_of(model)]
+    try:
+        yield
+    finally:
+        for variable, value in state:
+            if not np.array_equal(_value_of(variable), value):
+                variable.assign(value)
+
+
+def _value_of(variable: keras.Variable) -> NDArray[Any]:
+    return np.array(ops.convert_to_numpy(variable))
+
+
 def _state_of(model: keras.Model) -> list[keras.Variable]:
     """The variables that a forward pass can change."""
-    # Keras does not track those of a recurrent layer.
-    states = [getattr(layer, "states", None) for layer in flatten_layers(model)]
-    recurrent = [
-        state
-        for state in keras.tree.flatten(states)
-        if isinstance(state, keras.Variable)
-    ]
-    return [*model.non_trainable_variables, *recurrent]
+    recurrent = map(recurrent_states, flatten_layers(model))
+    return [*model.non_trainable_variables, *itertools.chain(*recurrent)]

@@ -13,6 +13,7 @@ from keras import ops
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.keras_internals import flatten_layers
 from keras_powerlaw.support.layers import observe, without_activity_regularizers
+from keras_powerlaw.support.remaking import is_of_keras
 
 SIZES = (32, 128)  # of an axis whose length is free: some networks need more
 WORDS = ("a", "b", "c")
@@ -66,7 +67,7 @@ def _not_the_same(model: keras.Model) -> ValueError:
     own = [
         f"'{layer.name}' ({type(layer).__name__})"
         for layer in flatten_layers(model)
-        if type(layer).__module__.partition(".")[0] not in ("keras", "keras_powerlaw")
+        if not is_of_keras(type(layer))
     ]
     return invalid_value(
         "model",

@@ -11,6 +11,9 @@ import keras
 
 from keras_powerlaw.support.keras_internals import flatten_layers, rematerialized
 
+# What an attribute can be to be shared by an object and its copy.
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
 
 def remake(thing: Any, config: dict[str, Any] | None = None) -> Any:
     """Makes another object of the class of `thing`, from its config.
@@ -40,7 +43,22 @@ def remake(thing: Any, config: dict[str, Any] | None = None) -> Any:
             f"`from_config()` such that they fit together. ({error})"
         ) from error
     made.name = thing.name  # in the config of a class without `get_config()`, it is not
+    if not is_of_keras(type(thing)):
+        _copy_plain_attributes(thing, made)
     return made
+
+
+def is_of_keras(definition: Any) -> bool:
+    """Whether a class or function is one of Keras or of this package."""
+    return definition.__module__.partition(".")[0] in ("keras", "keras_powerlaw")
+
+
+def _copy_plain_attributes(thing: Any, made: Any) -> None:
+    """Those that a config may not contain, or that were set since."""
+    for name, value in vars(thing).items():
+        is_public = not name.startswith("_") and name != "built"
+        if is_public and isinstance(value, PLAIN) and vars(made).get(name) != value:
+            setattr(made, name, value)
 
 
 def config_of(thing: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.keras_internals import flatten_layers
+from keras_powerlaw.support.variables import recurrent_states
 
 Pair = tuple[Any, Any]  # a layer and its copy
 
@@ -23,6 +24,8 @@ def copy_assets(pairs: Sequence[Pair]) -> None:
     """
     for old, new in pairs:
         if hasattr(old, "save_assets") and _overrides(old, "load_assets"):
+            # First the variables, as from a file: some vocabularies need weights.
+            _load_own_variables(old, new)
             with tempfile.TemporaryDirectory() as directory:
                 old.save_assets(directory)
                 new.load_assets(directory)
@@ -46,18 +49,27 @@ def copy_state(pairs: Sequence[Pair]) -> dict[int, keras.Variable]:
                 f"{[tuple(v.shape) for v in olds]}, and then "
                 f"{[tuple(v.shape) for v in news]}",
             )
-        # As when a file is loaded: some layers derive other state from their
-        # variables. The variables themselves follow, as some save them in another form.
-        if new.built and _overrides(old, "load_own_variables"):
-            store: dict[str, Any] = {}
-            old.save_own_variables(store)
-            new.load_own_variables(store)
+        # Some layers derive other state from their variables. The variables themselves
+        # follow, as some save them in another form.
+        if new.built:
+            _load_own_variables(old, new)
         for original, variable in zip(olds, news, strict=True):
             assign(variable, original)
             variables[id(original)] = variable
+        states = map(recurrent_states, (old, new))
+        for original, variable in zip(*states, strict=False):
+            assign(variable, original)
         _require_same_vocabulary(old, new)
     _copy_trainable(pairs, variables)
     return variables
+
+
+def _load_own_variables(old: Any, new: Any) -> None:
+    """What happens when a file is loaded, if the class does it in its own way."""
+    if _overrides(old, "load_own_variables"):
+        store: dict[str, Any] = {}
+        old.save_own_variables(store)
+        new.load_own_variables(store)
 
 
 def assign(variable: keras.Variable, value: keras.Variable) -> None:

@@ -8,14 +8,13 @@ from typing import Any
 import keras
 
 from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.remaking import PLAIN
 
 # What the config of a Sequential or Functional model says about its layers.
 GRAPH = {
     *("name", "trainable", "dtype", "dtype_policy"),
     *("layers", "input_layers", "output_layers", "build_input_shape"),
 }
-
-PLAIN = (bool, int, float, complex, str, bytes, type(None), types.FunctionType)
 
 
 def like_its_class(model: Any, *arguments: Any) -> Any:
@@ -57,7 +56,7 @@ def copy_attributes(model: Any, copied: Any) -> None:
     """
     for name in vars(model).keys() - _attributes_of_keras():
         value = vars(model)[name]
-        if isinstance(value, PLAIN):
+        if isinstance(value, (*PLAIN, types.FunctionType)):
             setattr(copied, name, value)
         elif name not in vars(copied) or isinstance(value, keras.layers.Layer):
             raise _refusal(model, f"whose attribute `{name}` would be lost")

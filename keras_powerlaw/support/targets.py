@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.keras_internals import flatten_layers
-from keras_powerlaw.support.layers import is_sequential_or_functional, plain_layers
+from keras_powerlaw.support.layers import (
+    is_in_loop,
+    is_sequential_or_functional,
+    plain_layers,
+)
 from keras_powerlaw.support.remaking import config_of, config_within, remake
 
 BEHIND = "a `keras.layers.Identity(activity_regularizer=...)` behind it"
@@ -31,7 +35,7 @@ def regularize(layer: Any, regularizers: Mapping[int, Any]) -> Any:
     if not targets:
         return remake(layer)
     for target in targets:
-        if regularizers[id(target)] is not None and _is_in_loop(layer, target):
+        if regularizers[id(target)] is not None and is_in_loop(layer, target):
             raise _refusal(target, layer)
     copied = _remake_regularized(layer, targets, regularizers)
     reloaded = plain_layers(remake(copied))
@@ -75,13 +79,31 @@ def refuse(model: Any, target: Any) -> ValueError:
     return _refusal(target, target)
 
 
-def _is_in_loop(layer: Any, target: Any) -> bool:
-    """Whether a recurrent layer calls the target once for every time step."""
-    return any(
-        isinstance(part, keras.layers.RNN)
-        and any(inner is target for inner in flatten_layers(part)[1:])
-        for part in flatten_layers(layer)
-    )
+def require_no_others(
+    pairs: Sequence[tuple[Any, Any]], regularizers: Mapping[int, Any]
+) -> None:
+    """Raises a `ValueError` if a layer hands its regularizer on to layers in it.
+
+    Args:
+        pairs: Layers, with their copies.
+        regularizers: See `copy_model()`.
+    """
+    for layer, copied in pairs:
+        if (
+            id(layer) not in regularizers
+            and layer.activity_regularizer is None
+            and copied.activity_regularizer is not None
+        ):
+            outer = next(
+                (
+                    target
+                    for target, _ in pairs
+                    if id(target) in regularizers
+                    and any(part is layer for part in flatten_layers(target))
+                ),
+                layer,
+            )
+            raise _refusal(outer, outer)
 
 
 def _serialized(regularizer: Any) -> Any:

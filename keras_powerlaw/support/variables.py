@@ -37,6 +37,15 @@ def state_variable(
     return variable
 
 
+def recurrent_states(layer: Any) -> list[keras.Variable]:
+    """The states of a stateful recurrent layer, which Keras does not track."""
+    return [
+        state
+        for state in keras.tree.flatten(getattr(layer, "states", None))
+        if isinstance(state, keras.Variable)
+    ]
+
+
 def discard_state(layer: keras.layers.Layer, name: str) -> None:
     """Undoes `state_variable()`."""
     if hasattr(layer, f"tracked_{name}"):
