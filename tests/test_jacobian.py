@@ -6,7 +6,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from backend import to_numpy, value_and_gradient
+from backend import BACKEND, to_numpy, value_and_gradient
 from datasets import gaussian
 from keras import layers, ops
 from models import Subclassed, compiled, feature_map, hidden, network
@@ -321,6 +321,26 @@ class TestCompiledLoss:
         model = self.classifier(CLASSES, "softmax", loss=loss)
         self.check(model, x, y)
         self.check(model, x, y[:, None])
+
+    def test_generalized_cross_entropy(self, data):
+        loss = keras.losses.CategoricalGeneralizedCrossEntropy(q=0.3)
+        self.check(self.classifier(CLASSES, "softmax", loss=loss), *data)
+
+    @pytest.mark.parametrize("loss", ["ctc", keras.losses.CTC()], ids=str)
+    def test_ctc_has_no_second_derivative_but_on_jax(self, data, loss):
+        x, y = data[0], np.random.default_rng(0).integers(1, 4, size=(BATCH, 2))
+        steps = [layers.Dense(20), layers.Reshape((5, 4))]
+        model = keras.Sequential([keras.Input((INPUTS,)), *steps])
+        model.compile(keras.optimizers.SGD(0.1), loss)
+        if BACKEND != "jax":
+            with pytest.raises(ValueError, match="CTC cannot.*Received: loss="):
+                kp.add_jacobian_regularizer(model).jacobian_penalty(x, y)
+            return
+        self.check(model, x, y)
+        robust = kp.add_jacobian_regularizer(model, 1.0)
+        before = float(robust.jacobian_penalty(x, y))
+        robust.fit(x, y, batch_size=BATCH, epochs=5, verbose=0)
+        assert float(robust.jacobian_penalty(x, y)) < 0.99 * before
 
     def test_from_logits(self, data):
         x, y = data

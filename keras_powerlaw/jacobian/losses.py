@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.keras_internals import mask_of
 from keras_powerlaw.support.types import Tensor
 from keras_powerlaw.support.units import to_samples
@@ -61,10 +62,24 @@ def _resolved(
     if str(loss).lower() in ("crossentropy", "ce"):
         loss = _cross_entropy_for(y, outputs)
     loss = keras.losses.get(loss)
+    _refuse_ctc(loss)
     if isinstance(loss, keras.losses.Loss):
         # It reduces over the batch; its `call` does not.
         return loss.call, loss.dtype, loss.reduction == "sum"
     return _with_equal_ranks(loss), keras.backend.floatx(), False
+
+
+def _refuse_ctc(loss: Any) -> None:
+    is_ctc = loss is keras.losses.ctc or isinstance(loss, keras.losses.CTC)
+    backend = keras.backend.backend()
+    if is_ctc and backend != "jax":
+        raise invalid_value(
+            "loss",
+            "a loss that can be differentiated twice, since the penalty is a gradient "
+            f"itself (on the {backend} backend, CTC cannot; on JAX it can. Or penalize "
+            "the Jacobian of the outputs, by `projections`)",
+            loss,
+        )
 
 
 def _cross_entropy_for(y: Tensor, outputs: Tensor) -> str:
