@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from backend import BACKEND, only, to_numpy
+from datasets import gaussian
 from model_zoo import ZOO, build, can_be_attacked, examples_for, zoo
 from models import Subclassed, compiled, hidden, linear, network
 from problems import problem_of
@@ -579,7 +580,7 @@ class TestEndings:
         model = keras.Model(inputs, outputs)
         bias = -0.5 * weights.sum(axis=0)
         model.set_weights([weights, bias])
-        y = (images @ weights + bias > 0).astype("float32")  # in a column
+        y = images @ weights + bias > 0  # boolean, in a column
         twin = linear(np.concatenate([0 * weights, weights], axis=1), [0, *bias])
 
         attacks = ["fgsm", "pgd", "noise", "pgd_dlr"]
@@ -596,6 +597,35 @@ class TestEndings:
         model.set_weights([np.array([[1e3], [-1e3]]), np.zeros(1)])
         report = evaluate_robustness(model, [[0.6, 0.4]], [[1]], [0.2], ["pgd_dlr"])
         assert report.clean_correct[0] and not report.correct["pgd_dlr"][0, 0]
+
+
+class TestState:
+    def test_is_left_as_it_was(self):
+        """Of random generators, and of layers that count in inference."""
+
+        class Counting(keras.layers.Layer):
+            def build(self, shape):
+                self.calls = self.add_weight(initializer="zeros", trainable=False)
+                self.seed = keras.random.SeedGenerator(1)
+
+            def call(self, x):
+                self.calls.assign_add(1.0)
+                return x + 0.01 * keras.random.normal(
+                    keras.ops.shape(x), seed=self.seed
+                )
+
+        model, (x, y) = network(Counting(), hidden(8)), gaussian(20)
+        before = [to_numpy(variable) for variable in model.variables]
+        evaluate_robustness(model, x, y, [0.1], ["fgsm", "noise"], clip=None)
+        for value, variable in zip(before, model.variables, strict=True):
+            np.testing.assert_array_equal(to_numpy(variable), value)
+
+    def test_stateful_layers_are_refused(self):
+        recurrent = keras.layers.GRU(5, stateful=True, name="gru")
+        model = keras.Sequential([keras.Input(batch_shape=(20, 3, 4)), recurrent])
+        x, y = gaussian(20, (3, 4))
+        with pytest.raises(ValueError, match=r"`stateful=False`.*layers \['gru'\]"):
+            evaluate_robustness(model, x, y, [0.1], clip=None)
 
 
 class TestScale:
@@ -709,6 +739,7 @@ class TestErrors:
                 "`y.argmax(axis=1)`. Received: y=shape (60, 3)",
             ),
             ("y", np.zeros(IMAGES - 1, int), "Received: y=shape (59,)"),
+            ("y", np.eye(1, IMAGES), "Expected integer labels of shape (60,). Rec"),
             ("y", np.full(IMAGES, 0.5), "Expected integer labels."),
             (
                 "y",
@@ -727,6 +758,7 @@ class TestErrors:
                 for value in (
                     [],
                     0.1,
+                    np.float32(0.5),
                     [-0.1],
                     [0.2, 0.1],
                     [0.1, 0.1],
@@ -744,7 +776,10 @@ class TestErrors:
                     "'autopgd', 'square'), or \"strong\" for all. "
                     f"Received: attacks={value}",
                 )
-                for value in (["fgsm", "cw"], "fgsm", [], ["pgd", "pgd"])
+                for value in (
+                    *(["fgsm", "cw"], "fgsm", [], ["pgd", "pgd"]),
+                    *(None, 3, [["fgsm"]]),
+                )
             ),
             *(
                 (
@@ -776,6 +811,9 @@ class TestErrors:
                 "Expected None or a finite number above 0.",
             ),
             ("verbose", 2, 'Expected "auto", 0 or 1. Received: verbose=2'),
+            ("checkpoint", 3, "Expected None or a path. Received: checkpoint=3"),
+            ("checkpoint", "missing/a.json", "a file in a folder that exists. Rec"),
+            ("checkpoint", ".", "a file in a folder that exists. Received"),
         ],
     )
     def test_invalid_arguments_are_named(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from keras_powerlaw.robustness.identity import (
 from keras_powerlaw.robustness.problem import Problem
 from keras_powerlaw.robustness.report import from_bits, to_state
 from keras_powerlaw.robustness.results import Results
-from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.support.arguments import invalid_value, validate_optional_path
 from keras_powerlaw.support.files import write_atomically
 
 # Entries that a file may lack.
@@ -44,7 +43,12 @@ class Checkpoint:
         epsilons: Sequence[float],
         names: Sequence[str],
     ) -> None:
-        self._file = None if path is None else pathlib.Path(path)
+        self._file = validate_optional_path("checkpoint", path)
+        file = self._file
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            raise invalid_value(
+                "checkpoint", "the path of a file in a folder that exists", file
+            )
         self._epsilons = epsilons
         self._settings = problem.settings
         if path is not None:

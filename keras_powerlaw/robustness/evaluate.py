@@ -35,6 +35,7 @@ from keras_powerlaw.support.arguments import (
 )
 from keras_powerlaw.support.keras_internals import hold_current_weights
 from keras_powerlaw.support.layers import without_activity_regularizers
+from keras_powerlaw.support.passes import keeping_state
 from keras_powerlaw.support.progress import Progress
 from keras_powerlaw.support.types import Verbose
 
@@ -103,7 +104,7 @@ def evaluate_robustness(
             shape `(batch, 1)`.
         x: Images, shape `(M, ...)`, numbers within `clip`. Of a data set of batches
             give `x, y = map(np.concatenate, zip(*data))`.
-        y: Integer labels, shape `(M,)` or `(M, 1)`, from 0 to `classes - 1`.
+        y: Integer or boolean labels, shape `(M,)` or `(M, 1)`, from 0 to `classes - 1`.
         epsilons: Attack strengths in units of pixel values, shape `(E,)`, at
             least 0 and strictly increasing: the largest change of a pixel or, with
             `norm=2`, the Euclidean length of the change; for `"noise"`, the standard
@@ -194,7 +195,7 @@ def evaluate_robustness(
         _require_reach(settings, strengths[-1], unknown_scale, "pgd" in names)
 
     hold_current_weights(model)
-    with without_activity_regularizers(model):
+    with keeping_state(model), without_activity_regularizers(model):
         first = images[: settings.batch_size]
         classifier = classifier_of(model, first)
         classes = classifier(first[:1]).shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from keras_powerlaw.support.arguments import (
     validate_integer,
 )
 from keras_powerlaw.support.arrays import Rows, is_array
+from keras_powerlaw.support.keras_internals import flatten_layers
 
 # Where pixels range from 0 to 1.
 PAPER_STEP_SIZE = 0.01
@@ -80,6 +82,16 @@ def validate_images(
         raise invalid_value(
             "model", "a model with one input", f"{len(model.inputs)} inputs"
         )
+    stateful = [
+        layer.name for layer in flatten_layers(model) if getattr(layer, "stateful", 0)
+    ]
+    if stateful:
+        raise invalid_value(
+            "model",
+            "a model whose answer to an image does not depend on those before it (make "
+            "one with `stateful=False`, and give it the weights)",
+            f"'{model.name}', with the stateful layers {stateful}",
+        )
     if len(getattr(model, "outputs", None) or [None]) != 1:
         raise invalid_value(
             "model", "a model with one output", f"{len(model.outputs)} outputs"
@@ -122,13 +134,12 @@ def validate_labels(y: Any, count: int, classes: int) -> NDArray[np.int64]:
     if labels.shape == (count, 1):  # as in `keras.datasets.cifar10`
         labels = labels[:, 0]
     if labels.shape != (count,):
-        hint = (
-            "; for one-hot labels give `y.argmax(axis=1)`" if labels.ndim == 2 else ""
-        )
+        one_hot = labels.shape == (count, classes)
+        hint = "; for one-hot labels give `y.argmax(axis=1)`" if one_hot else ""
         raise invalid_value(
             "y", f"integer labels of shape ({count},){hint}", f"shape {labels.shape}"
         )
-    if labels.dtype.kind not in "fiu" or not np.array_equal(labels, np.round(labels)):
+    if labels.dtype.kind not in "bfiu" or not np.array_equal(labels, np.round(labels)):
         raise invalid_value("y", "integer labels", labels)
     if labels.min() < 0 or labels.max() >= classes:
         raise invalid_value(
@@ -161,11 +172,13 @@ def validate_epsilons(epsilons: Any) -> list[float]:
 
 def validate_attacks(attacks: Any) -> tuple[str, ...]:
     available = tuple(BY_NAME)
+    names: tuple[Any, ...] = ()
     if isinstance(attacks, str):
         names = available if attacks == "strong" else ()
-    else:
+    elif isinstance(attacks, Iterable):
         names = tuple(attacks)
-    if not names or not set(names) <= set(available) or len(set(names)) < len(names):
+    known = all(isinstance(name, str) and name in available for name in names)
+    if not names or not known or len(set(names)) < len(names):
         raise invalid_value(
             "attacks",
             f'a sequence of distinct names out of {available}, or "strong" for all',
@@ -195,7 +208,8 @@ def _as_array(argument: str, value: Any) -> NDArray[Any]:
             f"an object of type {type(value)}",
         )
     try:
-        rows = Rows(value)[:] if is_array(value) else value
+        has_rows = is_array(value) and getattr(value, "shape", None) != ()
+        rows = Rows(value)[:] if has_rows else value
         array: NDArray[Any] = (
             ops.convert_to_numpy(rows) if ops.is_tensor(rows) else np.asarray(rows)
         )

@@ -95,6 +95,10 @@ def combine_reports(reports: Sequence[RobustnessReport]) -> RobustnessSummary:
         [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2 to 5: three
         seeds each.
     """
+    if not isinstance(reports, list | tuple) or not all(
+        isinstance(report, RobustnessReport) for report in reports
+    ):
+        raise invalid_value("reports", "a list of reports", repr(reports))
     if len(reports) < 2:
         raise invalid_value("reports", "at least two reports", f"{len(reports)}")
     first = reports[0]
