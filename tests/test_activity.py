@@ -124,7 +124,7 @@ def test_layer_that_the_model_does_not_call(x):
         def call(self, x):
             return self.used(x)
 
-    with pytest.raises(ValueError, match="'unused' was not called"):
+    with pytest.raises(ValueError, match="'unused', which was not called"):
         kp.measure_spectrum(Subclassed(), x, "unused")
 
 

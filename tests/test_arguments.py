@@ -37,7 +37,7 @@ def regularized(model):
 def options_of_a_pass():
     """Those of everything that passes data through a model."""
     yield from (("batch_size", value) for value in (*NO_COUNTS, None))
-    yield from (("verbose", value) for value in ("loud", 2, -1, None))
+    yield from (("verbose", value) for value in ("loud", 2, -1, None, X))
 
 
 def options_of_a_sample():
@@ -183,6 +183,38 @@ def test_integers_of_numpy_are_integers(model):
 def test_labels_are_no_argument_of_the_refresh():
     with pytest.raises(ValueError, match="argument `x`. Expected the inputs alone"):
         kp.EigenbasisRefresh(X, Y)
+
+
+@pytest.mark.parametrize("x", [3, "train", [], iter([X])], ids=str)
+def test_what_are_no_data(x):
+    with pytest.raises(ValueError, match=r"`x`. Expected an array.*Received: x="):
+        kp.EigenbasisRefresh(x)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: kp.measure_spectrum(model, X, "hidden"),
+        lambda model: kp.sensitivity_maps(model, X, "hidden", (1,)),
+        lambda model: kp.refresh_eigenbasis(model, X),
+    ],
+    ids=["spectrum", "sensitivity", "refresh"],
+)
+@pytest.mark.parametrize("model", [2, "model", X], ids=type)
+def test_what_is_no_model(call, model):
+    with pytest.raises(ValueError, match="`model`. Expected a Keras model. Received"):
+        call(model)
+
+
+def test_what_is_no_path():
+    with pytest.raises(ValueError, match="`backup_dir`. Expected None or a path. Rec"):
+        kp.EigenbasisRefresh(backup_dir=3)
+
+
+@pytest.mark.parametrize("reports", [2, "ab", [1, 2]], ids=str)
+def test_what_are_no_reports(reports):
+    with pytest.raises(ValueError, match="Expected a list of reports. Received: rep"):
+        kp.combine_reports(reports)
 
 
 def test_layers_in_an_error_are_those_of_the_user():

@@ -303,6 +303,10 @@ class TestSensitivity:
         )
 
     def test_errors(self, maps, ax):
+        with pytest.raises(ValueError, match="Expected SensitivityMaps. Received"):
+            plot_sensitivity(maps.maps)
+        with pytest.raises(ValueError, match="Expected Matplotlib's `Axes`. Received"):
+            plot_sensitivity(maps, [ax.figure, ax.figure])
         with pytest.raises(ValueError, match="Expected None or an integer from 0 to 2"):
             plot_sensitivity(maps, image=3)
         with pytest.raises(ValueError, match="Expected 2 axes, one for each map"):

@@ -621,7 +621,7 @@ class TestAddSpectralRegularizer:
         new = kp.add_spectral_regularizer(
             self.deep_model(),
             ["second", "first"],
-            alpha=[1.0, 1.5],
+            alpha=np.array([1.0, 1.5]),
             tau=[2, 3],
             beta=4,
             form="log",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.support.arguments import invalid_value
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
@@ -16,6 +18,19 @@ if TYPE_CHECKING:
 def as_list(value: Any) -> list[Any]:
     """Wraps a single run in a list; returns several runs as a list."""
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def validate_kind(argument: str, values: Any, kind: type, expected: str) -> None:
+    """Raises a `ValueError` unless all `values` are of a kind."""
+    for value in values:
+        if not isinstance(value, kind):
+            raise invalid_value(argument, expected, f"{value} (of type {type(value)})")
+
+
+def validate_axes(argument: str, axes: Any) -> None:
+    from matplotlib.axes import Axes
+
+    validate_kind(argument, axes, Axes, "Matplotlib's `Axes`")
 
 
 def plot_mean(

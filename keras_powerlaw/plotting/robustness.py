@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.plotting.axes import as_list, new_axes, plot_mean
+from keras_powerlaw.plotting.axes import (
+    as_list,
+    new_axes,
+    plot_mean,
+    validate_axes,
+    validate_kind,
+)
 from keras_powerlaw.robustness.attacks.table import BY_NAME
+from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.support.arguments import invalid_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from keras_powerlaw.robustness.report import RobustnessReport
 
 
 def plot_robustness(
@@ -65,9 +70,11 @@ def plot_robustness(
         [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2B and 2C;
         the attacks are equations (6) to (8).
     """
-    if not reports:
-        raise invalid_value("reports", "at least one report", reports)
+    if not isinstance(reports, Mapping) or not reports:
+        raise invalid_value("reports", "at least one report, by label", reports)
     runs_by_label = {label: as_list(value) for label, value in reports.items()}
+    for runs in runs_by_label.values():
+        validate_kind("reports", runs, RobustnessReport, "reports by label")
     curves = {
         label: _accuracy_curves(label, runs, attack)
         for label, runs in runs_by_label.items()
@@ -75,6 +82,7 @@ def plot_robustness(
 
     if ax is None:
         [ax] = new_axes()
+    validate_axes("ax", [ax])
     for label, (epsilons, accuracies) in curves.items():
         plot_mean(ax, epsilons, accuracies, marker="o", markersize=3, label=label)
 

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.plotting.axes import new_axes
+from keras_powerlaw.plotting.axes import (
+    new_axes,
+    validate_axes,
+    validate_kind,
+)
+from keras_powerlaw.spectral.sensitivity import SensitivityMaps
 from keras_powerlaw.support.arguments import invalid_value, is_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from keras_powerlaw.spectral.sensitivity import SensitivityMaps
 
 
 def plot_sensitivity(
@@ -66,6 +69,7 @@ def plot_sensitivity(
         [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2D and 3; the
         maps are equation (9).
     """
+    validate_kind("sensitivity", [sensitivity], SensitivityMaps, "SensitivityMaps")
     count, kept = len(sensitivity.components), sensitivity.maps.shape[1]
     if sensitivity.total.ndim not in (3, 4):
         raise invalid_value(
@@ -88,6 +92,7 @@ def plot_sensitivity(
     panels = np.ravel(np.asarray(row, dtype=object))
     if len(panels) != count:
         raise invalid_value("axes", f"{count} axes, one for each map", len(panels))
+    validate_axes("axes", panels)
 
     for n, panel, ax in zip(sensitivity.components, images, panels, strict=True):
         largest = np.abs(panel).max() or 1.0

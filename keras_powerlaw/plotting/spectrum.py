@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.plotting.axes import as_list, new_axes, plot_mean
+from keras_powerlaw.plotting.axes import (
+    as_list,
+    new_axes,
+    plot_mean,
+    validate_axes,
+    validate_kind,
+)
+from keras_powerlaw.spectral.fits import PowerLawFits
 from keras_powerlaw.support.arguments import invalid_value, validate_optional_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from keras_powerlaw.spectral.fits import PowerLawFits
 
 
 def plot_spectrum(
@@ -79,12 +84,15 @@ def plot_spectrum(
     if not by_label:
         raise invalid_value("spectra", "at least one spectrum", spectra)
     runs_by_label = {label: as_list(value) for label, value in by_label.items()}
+    for runs in runs_by_label.values():
+        validate_kind("spectra", runs, PowerLawFits, "a Spectrum, or several by label")
     curves = {
         label: _log_curves(label, runs, first) for label, runs in runs_by_label.items()
     }
 
     if ax is None:
         [ax] = new_axes()
+    validate_axes("ax", [ax])
     if tau is not None:
         ax.axvspan(1, tau, color="0.92", zorder=0)
 

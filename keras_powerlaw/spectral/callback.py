@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import MutableMapping
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -20,8 +19,12 @@ from keras_powerlaw.spectral.renewal import NO_RENEWAL, Renewal
 from keras_powerlaw.spectral.schedule import Schedule
 from keras_powerlaw.spectral.sources import Data, Source, TrainingSteps
 from keras_powerlaw.spectral.staleness import StalenessWatch
-from keras_powerlaw.support.arguments import invalid_value, validate_verbose
-from keras_powerlaw.support.batches import validate_sampling
+from keras_powerlaw.support.arguments import (
+    invalid_value,
+    validate_optional_path,
+    validate_verbose,
+)
+from keras_powerlaw.support.batches import validate_data, validate_sampling
 from keras_powerlaw.support.types import Verbose
 
 
@@ -131,10 +134,13 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             )
         examples = None if max_samples == "auto" else max_samples
         validate_sampling(batch_size, examples, seed)
+        if x is not None:
+            validate_data(x)
         self.source: Source = (
             TrainingSteps() if x is None else Data(x, max_samples, batch_size, seed)
         )
-        self.backup = None if backup_dir is None else BasisBackup(Path(backup_dir))
+        folder = validate_optional_path("backup_dir", backup_dir)
+        self.backup = None if folder is None else BasisBackup(folder)
         self.verbose = validate_verbose(verbose)
         self._take({})
         self._refreshes = 0
@@ -227,10 +233,12 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             for name, count, needed in missing
             if count < needed
         )
+        reason = "before a refresh was due"
+        if seen:
+            reason = f"with too few samples of activations for an eigenbasis ({seen})"
         warnings.warn(
             f"The spectral penalty never acted: training ended after {self._steps} "
-            "steps, with too few samples of activations for an eigenbasis "
-            f"({seen}). Train for longer, or pass the training data: "
+            f"steps, {reason}. Train for longer, or pass the training data: "
             "`keras_powerlaw.EigenbasisRefresh(x_train)`. A layer without any does not "
             "know that it trains: pass `training` on to it in the model's `call()`.",
             stacklevel=2,

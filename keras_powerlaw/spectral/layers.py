@@ -7,7 +7,12 @@ import keras
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.keras_internals import flatten_layers, strategy_of
-from keras_powerlaw.support.layers import require_one_output, unique_names
+from keras_powerlaw.support.layers import (
+    is_in_loop,
+    require_one_output,
+    unique_names,
+    validate_model,
+)
 from keras_powerlaw.support.units import output_units
 
 
@@ -67,6 +72,7 @@ def units_of(layer: keras.layers.Layer) -> int | None:
 
 def layers_to_renew(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers of `layers_with_basis()`, or a `ValueError` if they don't suit."""
+    validate_model(model)
     layers = layers_with_basis(model)
     if not layers:
         raise invalid_value(
@@ -77,6 +83,13 @@ def layers_to_renew(model: keras.Model) -> list[keras.layers.Layer]:
         )
     for layer in layers:
         require_one_output(layer)
+        if is_in_loop(model, layer):
+            raise invalid_value(
+                "activity_regularizer",
+                "a SpectralActivityRegularizer of a layer, not of the cell of a "
+                "recurrent layer, which has one output for every time step",
+                f"the regularizer of '{layer.name}'",
+            )
     _refuse_other_regularizers_on_replicas(model)
     return layers
 

@@ -113,9 +113,8 @@ def renew_layers(
             basis = layer.activity_regularizer.eigenbasis
             basis.weaken()
             warnings.warn(
-                f"The eigenbasis of layer '{name}' could not be renewed; the "
-                f"penalty goes on in the last one, at {basis.yielded_to:.2g} of its "
-                f"strength. "
+                f"The eigenbasis of layer '{name}' could not be renewed; the penalty "
+                f"goes on in the last one, at {basis.yielded_to:.2g} of its strength. "
                 f"{error} {_ADVICE}",
                 stacklevel=2,
             )

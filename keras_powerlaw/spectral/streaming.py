@@ -101,9 +101,12 @@ def stream_activations(
             )
         for name, activities, running in zip(names, observed, statistics, strict=True):
             if not activities:
-                raise ValueError(
-                    f"Layer '{name}' was not called by model '{model.name}', so "
-                    "it has no activations to measure."
+                raise invalid_value(
+                    "layer",
+                    f"a layer that model '{model.name}' calls as a layer (of one "
+                    "within `TimeDistributed` or within the `call()` of another, take "
+                    "the layer around it)",
+                    f"'{name}', which was not called",
                 )
             for activity in activities:
                 require_finite(
