@@ -170,6 +170,7 @@ class TestSpectrum:
         "spectra, message",
         [
             ({}, "Expected at least one spectrum."),
+            ({"a": 2}, "Expected a Spectrum, or several by label. Received: spectra=2"),
             ({"a": []}, "Expected spectra of the same length, at least one, for each"),
             (
                 {"a": [power_law(units=20), power_law(units=30)]},
@@ -276,6 +277,11 @@ class TestRobustness:
         with pytest.raises(ValueError, match=message):
             plot_robustness(reports, attack)
         assert not plt.get_fignums()
+
+    def test_a_report_without_a_label_is_refused(self):
+        for reports in report_with(0.9, fgsm=[0.5, 0.1]), {"a": 2}:
+            with pytest.raises(ValueError, match="by label. Received: reports="):
+                plot_robustness(reports, "fgsm")
 
 
 class TestSensitivity:
