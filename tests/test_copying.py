@@ -11,6 +11,7 @@ from model_zoo import zoo
 from models import compiled, hidden, network
 
 import keras_powerlaw as kp
+from keras_powerlaw.spectral.layers import regularized_layers
 
 # Compiling takes longer than a few steps, but on JAX, which compiles every operation.
 EAGERLY = {"run_eagerly": BACKEND != "jax"}
@@ -61,6 +62,17 @@ class TestZoo:
         names = [layer.name for layer in model.layers]
         assert [layer.name for layer in copy.layers] == names
         assert_same_step(model, copy, data)
+
+    @zoo(*(name for name in model_zoo.ZOO if name not in model_zoo.SLOW))
+    def test_a_basis_changes_no_step_if_beta_is_zero(self, name):
+        model = model_zoo.build(name)
+        x, y = model_zoo.examples_for(model, 16)
+        trained(model, (x, y))
+        copy = kp.add_spectral_regularizer(model, "hidden", tau=2, beta=0.0)
+        kp.refresh_eigenbasis(copy, x)
+        [layer] = regularized_layers(copy)
+        assert layer.activity_regularizer.basis is not None
+        assert_same_step(model, copy, (x, y))
 
     @zoo("nested_sequential", "siamese", "lstm", "adapted_normalization")
     def test_taking_the_penalty_off_gives_the_model_back(self, name):

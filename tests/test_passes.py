@@ -92,6 +92,14 @@ class TestSeveralOutputs:
         with pytest.raises(ValueError, match=message):
             use(model, gaussian(20, (3, 4))[0])
 
+    @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+    def test_take_no_penalty(self, kind):
+        inputs = keras.Input((3, 4))
+        recurrent = getattr(layers, kind)(6, return_state=True, name="recurrent")
+        model = keras.Model(inputs, recurrent(inputs)[0])
+        with pytest.raises(ValueError, match="one output: .*'recurrent'.*has several"):
+            kp.add_spectral_regularizer(model, "recurrent", tau=2)
+
     def test_of_a_custom_layer_are_refused(self):
         class Two(layers.Layer):
             def call(self, x):

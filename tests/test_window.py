@@ -359,6 +359,12 @@ class TestFirstSteps:
         with pytest.raises(ValueError, match=r"EigenbasisRefresh\(\)"):
             regularized().fit(*data, verbose=0)
 
+    def test_training_that_ends_before_a_refresh_was_due_says_so(self, data):
+        steps = -(-2 * UNITS // 20)  # the last fills the window
+        x, y = data[0][: 20 * steps], data[1][: 20 * steps]
+        with pytest.warns(UserWarning, match="steps, before a refresh was due"):
+            fit(regularized(), (x, y), batch_size=20, epochs=1)
+
     def test_it_goes_on_in_the_next_fit(self, data):
         model = regularized()
         with pytest.warns(UserWarning, match="never acted"):
