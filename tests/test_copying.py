@@ -4,7 +4,7 @@ import keras
 import model_zoo
 import numpy as np
 import pytest
-from backend import BACKEND, to_numpy
+from backend import BACKEND, only, to_numpy
 from datasets import gaussian
 from keras import layers, ops
 from model_zoo import zoo
@@ -274,6 +274,15 @@ class TestLayers:
         copy = copied(model)
         assert_same_outputs(model, copy, x)
         assert_same_outputs(model, copy, x)
+
+    @only("tensorflow", why="only TensorFlow has tensors of strings")
+    def test_weights_of_a_vocabulary(self):
+        codes = layers.StringLookup(output_mode="tf_idf")
+        codes.adapt([["one", "two", "two"], ["three", "one", "one"]])
+        inputs = keras.Input((3,), dtype="string")
+        model = keras.Model(inputs, hidden(16)(codes(inputs)))
+        words = ops.convert_to_tensor([["one", "two", "other"], ["three"] * 3])
+        assert_same_outputs(model, copied(model), words)
 
     def test_functions_need_not_be_registered(self):
         x, _ = gaussian(5)
