@@ -185,7 +185,9 @@ def test_labels_are_no_argument_of_the_refresh():
         kp.EigenbasisRefresh(X, Y)
 
 
-@pytest.mark.parametrize("x", [3, "train", [], iter([X])], ids=str)
+@pytest.mark.parametrize(
+    "x", [3, "train", [], iter([X])], ids=["number", "text", "empty", "iterator"]
+)
 def test_what_are_no_data(x):
     with pytest.raises(ValueError, match=r"`x`. Expected an array.*Received: x="):
         kp.EigenbasisRefresh(x)

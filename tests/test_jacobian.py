@@ -326,7 +326,9 @@ class TestCompiledLoss:
         loss = keras.losses.CategoricalGeneralizedCrossEntropy(q=0.3)
         self.check(self.classifier(CLASSES, "softmax", loss=loss), *data)
 
-    @pytest.mark.parametrize("loss", ["ctc", keras.losses.CTC()], ids=str)
+    @pytest.mark.parametrize(
+        "loss", ["ctc", keras.losses.CTC()], ids=["name", "object"]
+    )
     def test_ctc_has_no_second_derivative_but_on_jax(self, data, loss):
         x, y = data[0], np.random.default_rng(0).integers(1, 4, size=(BATCH, 2))
         steps = [layers.Dense(20), layers.Reshape((5, 4))]
