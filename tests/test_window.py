@@ -510,3 +510,5 @@ class TestArguments:
     def test_max_samples_needs_data(self):
         with pytest.raises(ValueError, match="argument `max_samples`.*without `x`"):
             kp.EigenbasisRefresh(max_samples=100)
+        with pytest.raises(ValueError, match="argument `max_samples`.*without `x`"):
+            kp.refresh_eigenbasis(regularized(), max_samples=100)

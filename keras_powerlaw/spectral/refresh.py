@@ -20,7 +20,7 @@ from keras_powerlaw.spectral.regularizer import validate_width
 from keras_powerlaw.spectral.renewal import Decomposition, Renewal, renew_layers
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.streaming import stream_covariances
-from keras_powerlaw.support.arguments import validate_verbose
+from keras_powerlaw.support.arguments import invalid_value, validate_verbose
 from keras_powerlaw.support.keras_internals import hold_current_weights, strategy_of
 from keras_powerlaw.support.layers import require_training_argument, unique_names
 from keras_powerlaw.support.memory import require_memory
@@ -73,10 +73,10 @@ def refresh_eigenbasis(
     Raises:
         ValueError: If no layer is regularized, or two share one regularizer; if τ is
             not less than a layer's width, or exceeds the number of directions in which
-            its activations vary; if `x` is empty, does not fit the model, is not
-            finite, or has fewer than two examples; if the layers have too many units
-            for the available memory; or if the model has other activity regularizers
-            under `tf.distribute`.
+            its activations vary; if `max_samples` comes without `x`; if `x` is empty,
+            does not fit the model, is not finite, or has fewer than two examples; if
+            the layers have too many units for the available memory; or if the model has
+            other activity regularizers under `tf.distribute`.
 
     Example:
 
@@ -101,6 +101,12 @@ def refresh_eigenbasis(
         Nassar et al. (2020), eq. (3) and section 3.2.
     """
     if x is None:
+        if max_samples is not None:
+            raise invalid_value(
+                "max_samples",
+                "None without `x`: the basis then comes from the training steps",
+                max_samples,
+            )
         validate_verbose(verbose)
         open_windows(model)
         renewals = renew_from_windows(model) or {}
