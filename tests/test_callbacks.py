@@ -456,8 +456,8 @@ class TestBadInput:
 
     @pytest.mark.parametrize("bad, message", BAD.values(), ids=BAD.keys())
     def test_x(self, model, data, bad, message):
-        refresh = kp.EigenbasisRefresh(bad(data[0]))
         with pytest.raises(ValueError, match=message) as error:
+            refresh = kp.EigenbasisRefresh(bad(data[0]))
             model.fit(*data, verbose=0, callbacks=[refresh])
         assert "argument `x`" in str(error.value)
 

@@ -54,9 +54,10 @@ class TestTwoTowers:
         assert set(spectra) == {"a/hidden", "b/hidden"}
         for name, spectrum in spectra.items():
             layer = hidden_of(model, *name.split("/"))
-            np.testing.assert_array_equal(
+            np.testing.assert_allclose(
                 spectrum.eigenvalues,
                 kp.measure_spectrum(model, data[0], layer).eigenvalues,
+                rtol=1e-10,
             )
 
     def test_each_has_its_logs(self, model, data):

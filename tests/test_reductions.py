@@ -347,7 +347,7 @@ class TestTraining:
         [penalty] = [loss for loss in model.losses if float(loss) > 0]
         assert keras.backend.standardize_dtype(penalty.dtype) == "float32"
         np.testing.assert_allclose(
-            float(penalty), reference.penalty(expected, 1.0, 2, 1.0), rtol=1e-3
+            float(penalty), reference.penalty(expected, 1.0, 2, 0.5), rtol=1e-3
         )
 
 
