@@ -6,7 +6,7 @@ defaults of `SpectralActivityRegularizer` (but τ where a layer is narrow) and o
 the script can be stopped at any time and started again.
 
     python -m benchmarks.zoo                                # all of it: an hour or two
-    python -m benchmarks.zoo --networks digits --forms none deviation --seeds 0 1 2
+    python -m benchmarks.zoo --networks digits --forms none nearest --seeds 0 1 2
     python -m benchmarks.zoo --data ~/.keras/datasets       # mnist.npz and the like
     python -m benchmarks.zoo --settings beta=1 tau=5        # two more, not the defaults
 
@@ -37,7 +37,7 @@ from benchmarks.zoo_networks import NETWORKS, compiled, load
 from examples.experiments.data import choose
 from examples.experiments.table import over_seeds
 
-FORMS = ("none", "deviation", "log", "paper")
+FORMS = ("none", "nearest", "log", "paper")
 EPSILONS = [0.02, 0.05]
 
 
@@ -147,7 +147,7 @@ def exponent(eigenvalues, tau):
 
 
 def table(results):
-    """A row for each network and form, mean ± standard deviation over the seeds."""
+    """A row for each network and form, mean ± standard nearest over the seeds."""
     yield (
         *("network", "form", "seeds", "exponent", "distance", "clean %", "dead %"),
         *("rank", *(f"PGD {epsilon:g}" for epsilon in EPSILONS), "time", "CPU", ""),

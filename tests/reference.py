@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def penalty(variances, alpha, tau, beta, form="deviation", kappa_from=None):
+def penalty(variances, alpha, tau, beta, form="nearest", kappa_from=None):
     """The penalty in one of its forms, eq. (2) term by term, from all N variances.
 
     `kappa_from` gives the variances that fix κ, where those are held constant.
@@ -16,14 +16,11 @@ def penalty(variances, alpha, tau, beta, form="deviation", kappa_from=None):
         band = fixed[tau - 1 : 4 * tau]
         log_kappa = np.mean(np.log(band * n[: len(band)] ** alpha))
         return beta / width * np.sum((np.log(tail * n**alpha) - log_kappa) ** 2)
-    if form == "deviation":
-        deviations = np.sqrt(np.maximum(fixed[tau - 1 :], 0))
-        targets = np.sqrt(n**-alpha)
-        # Least squares: the scale c for which c · deviations/targets is nearest to one.
-        scale = np.linalg.lstsq((deviations / targets)[:, None], np.ones(len(n)))[0][0]
-        ratios = scale * np.sqrt(np.maximum(tail, 0)) / targets
-        # As documented, ratios of variances are at least 1e-7.
-        return 4 * beta / width * np.sum((np.maximum(ratios, 1e-7**0.5) - 1) ** 2)
+    if form == "nearest":
+        # Least squares: the scale 1/κ for which λₙ n^α / κ is nearest to one.
+        levels = fixed[tau - 1 :] * n**alpha
+        scale = np.linalg.lstsq(levels[:, None], np.ones(len(n)))[0][0]
+        return beta / width * np.sum((scale * tail * n**alpha - 1) ** 2)
     total = 0.0
     for n in range(tau, width + 1):
         ratio = variances[n - 1] / (fixed[tau - 1] * (n / tau) ** -alpha)

@@ -194,7 +194,7 @@ def test_zoo(tmp_path, capsys, monkeypatch):
     short = dataclasses.replace(zoo.NETWORKS["digits"], epochs=3, images=400)
     monkeypatch.setitem(zoo.NETWORKS, "digits", short)
     arguments = [
-        *("--networks", "digits", "--forms", "none", "deviation"),
+        *("--networks", "digits", "--forms", "none", "nearest"),
         *("--attacked", "10", "--output", str(tmp_path)),
     ]
     zoo.main(arguments)
@@ -202,8 +202,8 @@ def test_zoo(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     plain, penalized, other = printed.splitlines()[-3:]
     assert plain.startswith("| digits | none | 1 |")
-    assert penalized.startswith("| digits | deviation | 1 |")
-    assert other.startswith("| digits | deviation beta=2 | 1 |")
+    assert penalized.startswith("| digits | nearest | 1 |")
+    assert other.startswith("| digits | nearest beta=2 | 1 |")
 
 
 @pytest.mark.slow

@@ -160,30 +160,28 @@ class TestAnchors:
         scale, ratio = descent.descend(force=descent.log_ratio_force, **settings)
         np.testing.assert_allclose([scale, ratio], 1.0, atol=0.02)
 
-    def test_the_nearest_power_law_holds_the_deviations(self):
+    def test_the_nearest_power_law_stays(self):
         for batch in (8, 64):
             scale, ratio = descent.descend(
-                batch, "nearest", descent.deviation_force, steps=1000
+                batch, "nearest", descent.nearest_force, steps=1000
             )
             np.testing.assert_allclose([scale, ratio], 1.0, atol=0.03)
 
     @pytest.mark.parametrize("batch", [2, 4, 64])
-    def test_a_batch_scales_the_penalty_of_the_deviations_and_adds_to_it(self, batch):
-        # E R = c² R(λ) + 4 (1 − c²) β M/N, c = E √(χ²/d), so that the minimum stays.
+    def test_a_batch_scales_the_distance_to_the_nearest_and_adds_to_it(self, batch):
+        # E R = c² R(λ) + (1 − c²) β M/N with c² = d/(d + 2), so that the minimum stays.
         units = 2000
         n = np.arange(TAU, units + 1)
         tail = n**-1.6
         d = batch - 1
-        c = np.sqrt(2 / d) * np.exp(
-            special.gammaln((d + 1) / 2) - special.gammaln(d / 2)
-        )
+        c2 = d / (d + 2)
         draws = tail * estimates(batch, (100, len(n)), np.random.default_rng(8))
         *drawn, true = (
             float(power_law_penalty(ops.convert_to_tensor(each)))
             for each in (*draws, tail)
         )
         simulated = np.mean(drawn)
-        expected = c**2 * true + 4 * (1 - c**2) * len(n) / units
+        expected = c2 * true + (1 - c2) * len(n) / units
         np.testing.assert_allclose(simulated, expected, rtol=0.02)
 
 

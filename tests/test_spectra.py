@@ -21,7 +21,7 @@ from keras_powerlaw.spectral.penalty import (
 from keras_powerlaw.spectral.spectrum import fit_power_law
 
 ALPHAS = [0.5, 1.0, 1.5, 2.0]
-FORMS = ["deviation", "paper", "log"]
+FORMS = ["nearest", "paper", "log"]
 
 
 def numpy(tensor):
@@ -81,11 +81,11 @@ class TestPenalty:
         np.testing.assert_allclose(numpy(value), expected, rtol=1e-5)
 
     @pytest.mark.parametrize("alpha", ALPHAS)
-    def test_deviation_is_one_minus_a_squared_cosine(self, alpha):
-        # Between the standard deviations over those of the power law, and a constant.
+    def test_nearest_is_one_minus_a_squared_cosine(self, alpha):
+        # Between the variances over those of the power law, and a constant.
         variances = np.random.default_rng(0).gamma(1.0, size=91)
-        value = power_law_penalty(ops.convert_to_tensor(variances), alpha, 10, 0.25)
-        ratios = np.sqrt(variances * np.arange(10, 101) ** alpha)
+        value = power_law_penalty(ops.convert_to_tensor(variances), alpha, 10, 1.0)
+        ratios = variances * np.arange(10, 101) ** alpha
         cosine = ratios.sum() / np.linalg.norm(ratios) / np.sqrt(91)
         np.testing.assert_allclose(float(value), 0.91 * (1 - cosine**2), rtol=1e-5)
 
@@ -94,21 +94,21 @@ class TestPenalty:
         [
             ("paper", lambda r: 2 * r * (r - 1)),
             ("log", lambda r: 2 * np.log(r)),
-            ("deviation", lambda r: 4 * (r - np.sqrt(r))),
+            ("nearest", lambda r: 2 * r * (r - 1)),
         ],
     )
     def test_gradient_for_a_small_eigenvalue(self, form, slope):
         # With respect to log λ, at λ/γ = r. That with respect to an activity is larger
-        # by 2/√λ: it vanishes, is unbounded, and stays as it is.
+        # by 2/√λ: it is unbounded with the logarithm, and vanishes in the others.
         small, tau = 1e-3, 1
         tail = 1 / np.arange(1, 6)
         tail[4] *= small
         _, gradient = value_and_gradient(
             lambda tail: power_law_penalty(tail, 1.0, tau, 1.0, form), tail
         )
-        deviations = np.sqrt(tail * np.arange(1, 6))
-        kappa = (np.sum(deviations**2) / np.sum(deviations)) ** 2
-        r = small / kappa if form == "deviation" else small
+        levels = tail * np.arange(1, 6)
+        kappa = np.sum(levels**2) / np.sum(levels)
+        r = small / kappa if form == "nearest" else small
         np.testing.assert_allclose(gradient[4] * tail[4], slope(r) / 5, rtol=1e-4)
 
     def test_near_the_target_all_forms_are_the_same_square(self):
@@ -117,13 +117,13 @@ class TestPenalty:
         wave = 1e-3 * np.sin(2 * np.pi * (n - 10) / 30) * (n < 40)
         tail = ops.convert_to_tensor((1 + wave) / n)
         expected = np.sum(wave**2) / 100
-        log, deviation = (
-            float(power_law_penalty(tail, form=form)) for form in ("log", "deviation")
+        log, nearest = (
+            float(power_law_penalty(tail, form=form)) for form in ("log", "nearest")
         )
-        np.testing.assert_allclose([log, deviation], expected, rtol=2e-2)
+        np.testing.assert_allclose([log, nearest], expected, rtol=2e-2)
 
-    @pytest.mark.parametrize("scale", [1e-6, 1e6])
-    def test_deviation_knows_no_scale(self, scale):
+    @pytest.mark.parametrize("scale", [1e-25, 1e-6, 1e6, 1e25])
+    def test_nearest_knows_no_scale(self, scale):
         tail = np.random.default_rng(3).gamma(1.0, size=91)
         value, gradient = value_and_gradient(power_law_penalty, tail)
         scaled, smaller = value_and_gradient(power_law_penalty, scale * tail)

@@ -11,8 +11,8 @@ def log_ratio_force(r):
     return 2 * np.log(r)
 
 
-def deviation_force(r):
-    return 4 * (r - np.sqrt(r))
+def nearest_force(r):
+    return 2 * r * (r - 1)
 
 
 ANCHORS = {
@@ -23,9 +23,9 @@ ANCHORS = {
     "geometric": lambda estimates, decay, size, refreshed: np.exp(
         np.mean(np.log((estimates / decay)[:size]))
     ),
-    # That of the deviation form: the nearest power law.
+    # The nearest power law, for `nearest_force`.
     "nearest": lambda estimates, decay, size, refreshed: (
-        ((estimates / decay).sum() / np.sqrt(estimates / decay).sum()) ** 2
+        ((estimates / decay) ** 2).sum() / (estimates / decay).sum()
     ),
     "refresh": lambda estimates, decay, size, refreshed: (
         refreshed[0] * estimates.sum() / refreshed.sum()

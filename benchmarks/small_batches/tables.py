@@ -8,7 +8,7 @@ from keras_powerlaw.spectral.spectrum import fit_power_law
 
 from .bases import sample_eigenvectors
 from .closed_forms import Ratio, anchors, equilibrium, expected_penalty
-from .descent import ANCHORS, descend, deviation_force, eq2_force, log_ratio_force
+from .descent import ANCHORS, descend, eq2_force, log_ratio_force, nearest_force
 
 
 def batch_table():
@@ -42,7 +42,7 @@ def descent_table():
     forces = {
         "eq. (2)": eq2_force,
         "log ratio": log_ratio_force,
-        "deviation": deviation_force,
+        "nearest": nearest_force,
     }
     for name, force in forces.items():
         for anchor in ANCHORS:

@@ -34,7 +34,7 @@ def add_spectral_regularizer(
     beta: float | Sequence[float] = 0.5,
     *,
     exact: bool = False,
-    form: Form = "deviation",
+    form: Form = "nearest",
     reduction: Reduction = "flatten",
 ) -> keras.Model:
     """Gives layers of an existing model a `SpectralActivityRegularizer`.
@@ -53,7 +53,7 @@ def add_spectral_regularizer(
             Defaults to 0.5.
         exact: See `SpectralActivityRegularizer`; the same for all layers. Defaults to
             `False`.
-        form: Likewise. Defaults to `"deviation"`.
+        form: Likewise. Defaults to `"nearest"`.
         reduction: Likewise. Defaults to `"flatten"`.
 
     Returns:
@@ -201,11 +201,11 @@ def _warn_if_rectified(layer: keras.layers.Layer, form: Form) -> None:
     is_rectified = activation is keras.activations.relu or isinstance(
         layer, keras.layers.ReLU
     )
-    if is_rectified and form != "deviation":
+    if is_rectified and form != "nearest":
         warnings.warn(
             f"The units of layer '{layer.name}' are rectified, and form='{form}' can "
             "end in dead ones and a loss of accuracy. Take the default form, "
-            '"deviation", or put the penalty before the ReLU.',
+            '"nearest", or put the penalty before the ReLU.',
             stacklevel=3,
         )
 

@@ -276,13 +276,16 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 def _warn_of_stale_basis(
     name: str, regularizer: SpectralActivityRegularizer, steps: int, renewal: Renewal
 ) -> None:
-    larger_gradient = ', or take `form="deviation"`, whose gradient is larger'
+    larger_gradient = (
+        ', or, on a batch-normalized layer, take `form="log"`, whose gradient is larger'
+        if regularizer.form != "log"
+        else ""
+    )
     warnings.warn(
         f"The penalty of layer '{name}' is satisfied in a stale basis: for "
         f"{steps} steps, the basis showed less than half of "
         f"it at every refresh, and the exponent, {renewal.spectrum.exponent:.2f}, has "
         f"come no nearer to alpha={regularizer.alpha:g}. Refresh more often, with a "
-        f"smaller `every_steps`{larger_gradient if regularizer.form == 'paper' else ''}"
-        ".",
+        f"smaller `every_steps`{larger_gradient}.",
         stacklevel=2,
     )

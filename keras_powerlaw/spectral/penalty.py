@@ -110,37 +110,36 @@ def power_law_penalty(
     alpha: float = 1.0,
     tau: int = 10,
     beta: float = 1.0,
-    form: Form = "deviation",
+    form: Form = "nearest",
     anchor: Tensor | None = None,
 ) -> Tensor:
     """Distance of a spectrum from a power law γₙ = κ n^(−α), in one of three forms.
 
     R = β/N Σ_{n=τ}^{N} dₙ, in which κ is a constant for the gradient:
 
-    - `"deviation"`: dₙ = 4 (√(λₙ/γₙ) − 1)², and κ makes R smallest:
-      √κ = Σ λₙ n^α / Σ √(λₙ n^α), both n = τ … N.
+    - `"nearest"`: dₙ = (λₙ/γₙ − 1)², and κ makes R smallest:
+      κ = Σ (λₙ n^α)² / Σ λₙ n^α, both n = τ … N.
     - `"paper"`: dₙ = (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1), and γ_τ = λ_τ, eq. (2).
     - `"log"`: dₙ = (log λₙ/γₙ)², and log κ = mean of log λₙ n^α, n = τ … 4τ.
 
     Near the target, all three squares are (λₙ/γₙ − 1)². Far below it, the gradient with
-    respect to a unit's activations vanishes in eq. (2), grows without bound in the
-    logarithm, and does neither in the ratio of standard deviations. docs/theory.md
-    compares them.
+    respect to a unit's activations grows without bound in the logarithm, and vanishes
+    in the others. docs/theory.md compares them.
 
     Args:
         tail: Tensor of shape `(N − tau + 1,)`: the eigenvalues λ_τ … λ_N.
         alpha: Exponent α of the target. Defaults to 1.
         tau: 1-based index of the first eigenvalue in `tail`. Defaults to 10.
         beta: Strength β. Defaults to 1.
-        form: `"deviation"`, `"paper"` or `"log"`. In the first and the last,
-            eigenvalues below 1e-7 (the resolution of float32) of their targets are
-            raised to that. Defaults to `"deviation"`.
+        form: `"nearest"`, `"paper"` or `"log"`. In the last, eigenvalues below 1e-7
+            (the resolution of float32) of their targets are raised to that. Defaults to
+            `"nearest"`.
         anchor: With `"paper"`, the variance γ_τ through which the target passes, a
             scalar. Defaults to `None`: λ_τ.
 
     Returns:
         A scalar. It is zero where there is no target: where λ_τ is zero, or, with
-        `"deviation"`, all eigenvalues are (a batch of one example, or constant
+        `"nearest"`, all eigenvalues are (a batch of one example, or constant
         activations).
 
     Reference:
@@ -148,7 +147,7 @@ def power_law_penalty(
     """
     width = tau - 1 + tail.shape[0]
     decay = ops.cast((np.arange(tau, width + 1) / tau) ** -float(alpha), tail.dtype)
-    known = ops.sum(tail) if form == "deviation" else tail[0]
+    known = ops.sum(tail) if form == "nearest" else tail[0]
     # `not_equal`, so that NaN propagates and does not count as a missing target.
     has_target = ops.not_equal(known, 0)
     tail = ops.where(has_target, tail, decay)
@@ -158,12 +157,12 @@ def power_law_penalty(
         level = _level_of_nearest(tail / decay, tau, form)
     # Exactly 1 where λ_τ is the anchor, at the kink of eq. (2).
     ratios = tail / (ops.stop_gradient(level) * decay)
-    if form == "paper":
-        terms = ops.square(ratios - 1) + ops.relu(ratios - 1)
-    elif form == "log":
+    if form == "log":
         terms = ops.square(ops.log(ops.maximum(ratios, SMALLEST_RATIO)))
     else:
-        terms = 4 * ops.square(ops.sqrt(ops.maximum(ratios, SMALLEST_RATIO)) - 1)
+        terms = ops.square(ratios - 1)
+    if form == "paper":
+        terms = terms + ops.relu(ratios - 1)
     return ops.where(has_target, ops.sum(terms) * (beta / width), 0)
 
 
@@ -190,4 +189,5 @@ def _level_of_nearest(levels: Tensor, tau: int, form: Form) -> Tensor:
     if form == "log":
         band = levels[: 3 * tau + 1]
         return ops.exp(ops.mean(ops.log(ops.maximum(band, SMALLEST_RATIO * band[0]))))
-    return ops.square(ops.sum(levels) / ops.sum(ops.sqrt(levels)))
+    mean = ops.mean(levels)
+    return mean * ops.mean(ops.square(levels / mean))  # whatever their scale

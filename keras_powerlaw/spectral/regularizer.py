@@ -49,12 +49,12 @@ class SpectralActivityRegularizer(
 
     Adds to the training loss
 
-    R = β/N Σ_{n=τ}^{N} 4 (√(λₙ/γₙ) − 1)²,  γₙ = κ n^(−α)
+    R = β/N Σ_{n=τ}^{N} (λₙ/γₙ − 1)²,  γₙ = κ n^(−α)
 
     where λ₁ ≥ … ≥ λ_N are the eigenvalues of the covariance of the layer's N units over
     the batch. κ makes R as small as it can be: the power law is the nearest one. So R
-    depends on the shape of the spectrum alone, and not on its scale, lies between 0 and
-    4β, and its gradient is bounded, of the same size for every batch, width and scale.
+    depends on the shape of the spectrum alone, and not on its scale, and lies between 0
+    and β.
     With `form="paper"`, it is the penalty of the paper,
 
     R = β/N Σ_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],  γₙ = λ_τ (n/τ)^(−α)
@@ -97,10 +97,10 @@ class SpectralActivityRegularizer(
         exact: If `True`, decompose the covariance of every batch instead. This is slow
             and needs more samples than units in every batch, but no
             `EigenbasisRefresh`. Defaults to `False`.
-        form: `"deviation"` or `"paper"`, as above, or `"log"`: the terms are
+        form: `"nearest"` or `"paper"`, as above, or `"log"`: the terms are
             (log λₙ/γₙ)², and γ is fitted to λ_τ … λ_4τ in the mean of their logarithms.
             docs/theory.md says what each does to small eigenvalues. Defaults to
-            `"deviation"`.
+            `"nearest"`.
         reduction: `"flatten"`, `"channels"` or `"mean"`, as above. Defaults to
             `"flatten"`.
 
@@ -145,7 +145,7 @@ class SpectralActivityRegularizer(
         beta: float = 0.5,
         *,
         exact: bool = False,
-        form: Form = "deviation",
+        form: Form = "nearest",
         reduction: Reduction = "flatten",
     ) -> None:
         super().__init__(dtype="float32")

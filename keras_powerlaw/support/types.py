@@ -12,7 +12,7 @@ Tensor: TypeAlias = Any
 Reduction: TypeAlias = Literal["flatten", "channels", "mean"]
 
 # What the penalty sums over the eigenvalues; see `spectral/penalty.py`.
-Form: TypeAlias = Literal["deviation", "paper", "log"]
+Form: TypeAlias = Literal["nearest", "paper", "log"]
 
 # "auto" shows progress only when the work is slow.
 Verbose: TypeAlias = Literal["auto", 0, 1]
