@@ -133,17 +133,10 @@ def examine(model, network, test, attacked):
     }
 
 
-def distance(eigenvalues, tau):
-    """The median of |log λₙ/γₙ| over n = τ … N/2, γ through λ_τ."""
-    n = np.arange(tau, len(eigenvalues) // 2 + 1)
-    tail = np.maximum(eigenvalues[tau - 1 : n[-1]], 1e-30)
-    return float(np.median(np.abs(np.log(tail / tail[0] * n / tau))))
-
-
-def exponent(eigenvalues, tau):
-    """That of the spectrum from n = τ + 1 to N/2."""
-    last = len(eigenvalues) // 2
-    return kp.Spectrum(eigenvalues, fit_range=(tau + 1, last)).exponent
+def spectrum_of(run, tau):
+    """That of the regularized layer, fitted from n = τ + 1 to N/2."""
+    eigenvalues = run["eigenvalues"]
+    return kp.Spectrum(eigenvalues, fit_range=(tau + 1, len(eigenvalues) // 2))
 
 
 def table(results):
@@ -164,12 +157,13 @@ def table(results):
     for (network, form, *other), runs in sorted(rows.items()):
         name = list(NETWORKS)[network]
         tau = dict(other).get("tau", NETWORKS[name].tau)
-        spectra = [run["eigenvalues"] for run in runs]
+        spectra = [spectrum_of(run, tau) for run in runs]
+        half = len(spectra[0].eigenvalues) // 2
         yield (
             *(name, " ".join([FORMS[form], *(f"{k}={v:g}" for k, v in other)])),
             len(runs),
-            over_seeds([exponent(each, tau) for each in spectra], 2),
-            over_seeds([distance(each, tau) for each in spectra], 2),
+            over_seeds([each.exponent for each in spectra], 2),
+            over_seeds([each.distance(1, (tau, half)).median for each in spectra], 2),
             over_seeds([100 * run["clean"] for run in runs], 1),
             over_seeds([100 * run["dead"] for run in runs], 0),
             over_seeds([run["rank"] for run in runs], 0),
