@@ -64,7 +64,7 @@ def deep(architecture):
     def build(regularizer):
         built = []
         for index, block in enumerate(hidden_blocks(architecture, 1000, (28, 28, 1))):
-            penalty = regularizer and type(regularizer)(**regularizer.get_config())
+            penalty = regularizer and regularizer.from_config(regularizer.get_config())
             name = "hidden" if index == 2 else None
             built += [*block, layers.Identity(activity_regularizer=penalty, name=name)]
         return built

@@ -11,8 +11,8 @@ from keras import ops
 from scipy import special
 
 from benchmarks.small_batches import bases, closed_forms, descent
+from keras_powerlaw.spectral.fits import fit_power_law
 from keras_powerlaw.spectral.penalty import power_law_penalty, projected_variances
-from keras_powerlaw.spectral.spectrum import fit_power_law
 
 TAU, WIDTH = 10, 100
 DECAY = TAU / np.arange(TAU, WIDTH + 1)  # the target for λ_τ = 1

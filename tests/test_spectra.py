@@ -12,13 +12,13 @@ from keras_powerlaw.spectral.covariance import (
     eigendecomposition,
     variances_along,
 )
+from keras_powerlaw.spectral.fits import fit_power_law
 from keras_powerlaw.spectral.penalty import (
     covariance,
     exact_variances,
     power_law_penalty,
     projected_variances,
 )
-from keras_powerlaw.spectral.spectrum import fit_power_law
 
 ALPHAS = [0.5, 1.0, 1.5, 2.0]
 FORMS = ["nearest", "paper", "log"]

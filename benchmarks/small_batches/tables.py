@@ -3,8 +3,8 @@
 import numpy as np
 
 from keras_powerlaw import Spectrum
+from keras_powerlaw.spectral.fits import fit_power_law
 from keras_powerlaw.spectral.penalty import power_law_penalty
-from keras_powerlaw.spectral.spectrum import fit_power_law
 
 from .bases import sample_eigenvectors
 from .closed_forms import Ratio, anchors, equilibrium, expected_penalty

@@ -138,6 +138,14 @@ class PowerLawFits:
         ratios = np.log(own[positive] / own[0]) - np.log(gamma[positive] / gamma[0])
         return Distance(float(np.median(np.abs(ratios))), float(np.max(np.abs(ratios))))
 
+    def _complete_fit_range(self) -> None:
+        """Validates `fit_range`, or sets the default; for `__post_init__`."""
+        if self.fit_range is None:
+            fit_range = default_fit_range(self.rank)
+        else:
+            fit_range = validate_fit_range(self.fit_range, len(self.eigenvalues))
+        object.__setattr__(self, "fit_range", fit_range)
+
     @cached_property
     def _fit(self) -> tuple[float, Interval]:
         return fit_power_law(self.eigenvalues, *self._fitted)

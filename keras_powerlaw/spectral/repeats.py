@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from keras_powerlaw.spectral.fits import (
     PowerLawFits,
-    default_fit_range,
     validate_fit_range,
 )
 from keras_powerlaw.spectral.recordings import gram_matrix
@@ -45,11 +44,7 @@ class CrossValidatedSpectrum(PowerLawFits):
                 "eigenvalues", "a 1D array of at least one number", self.eigenvalues
             )
         object.__setattr__(self, "eigenvalues", eigenvalues)
-        if self.fit_range is None:
-            fit_range = default_fit_range(self.rank)
-        else:
-            fit_range = validate_fit_range(self.fit_range, len(eigenvalues))
-        object.__setattr__(self, "fit_range", fit_range)
+        self._complete_fit_range()
 
     @property
     def rank(self) -> int:

@@ -8,16 +8,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.spectral.fits import (
-    PowerLawFits,
-    default_fit_range,
-    fit_power_law,
-    validate_fit_range,
-)
+from keras_powerlaw.spectral.fits import PowerLawFits
 from keras_powerlaw.spectral.recordings import eigenvalues_of
 from keras_powerlaw.support.arguments import invalid_value, validate_number
-
-__all__ = ["Spectrum", "fit_power_law", "validate_fit_range"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +73,7 @@ class Spectrum(PowerLawFits):
         if self.variance is not None:
             variance = max(variance, validate_number("variance", self.variance))
         object.__setattr__(self, "variance", variance)
-        if self.fit_range is None:
-            fit_range = default_fit_range(self.rank)
-        else:
-            fit_range = validate_fit_range(self.fit_range, len(eigenvalues))
-        object.__setattr__(self, "fit_range", fit_range)
+        self._complete_fit_range()
 
     @classmethod
     def from_samples(
