@@ -53,7 +53,7 @@ def leading_eigenvalues(
         block = _new_directions(image, basis, images)
         if not block.shape[1]:  # X Xᵀ leads nowhere else: the rest of it is zero
             return found
-        image = _apply(parts, block, symmetric)
+        image = _multiply(parts, block, symmetric)
         basis, images = np.hstack([basis, block]), np.hstack([images, image])
         projected = np.asarray(basis.T @ images, "float64")
         ritz = scipy.linalg.eigh((projected + projected.T) / 2, eigvals_only=True)
@@ -64,7 +64,7 @@ def leading_eigenvalues(
             return found
 
 
-def _apply(
+def _multiply(
     parts: Sequence[NDArray[np.floating]],
     block: NDArray[np.floating],
     symmetric: bool,
