@@ -38,7 +38,8 @@ def covariance(activity: Tensor) -> tuple[Tensor, Tensor]:
     count = count_examples(activity)
     mean = sum_over_replicas(ops.sum(activity, axis=0)) / count
     centered = activity - mean
-    gram = sum_over_replicas(ops.matmul(ops.transpose(centered), centered))
+    # Not `ops.matmul`: on PyTorch, Keras's product of float64 is float32.
+    gram = sum_over_replicas(ops.transpose(centered) @ centered)
     return mean, gram / ops.maximum(count - 1, 1)
 
 
