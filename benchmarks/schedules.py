@@ -3,7 +3,6 @@
 `trainings` performs a schedule, `spectra` those that the command line asks for.
 """
 
-import keras
 import numpy as np
 
 from benchmarks.forms import PENALTY
@@ -66,14 +65,6 @@ INTERVALS = [
     *((steps, 5) for steps in (5, 10, 20, 40, 100, 500)),
     *((20, ratio) for ratio in (1.5, 3, 10, None)),
 ]
-
-
-def learning_rate(schedule, images):
-    """What Adam is given."""
-    if not schedule.get("decay"):
-        return schedule["learning_rate"]
-    steps = schedule["epochs"] * -(-images // schedule["batch_size"])
-    return keras.optimizers.schedules.CosineDecay(schedule["learning_rate"], steps)
 
 
 def arrived(found, plain_accuracy, below):

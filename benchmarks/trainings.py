@@ -13,8 +13,9 @@ import keras_powerlaw as kp
 from benchmarks.clock import Clock
 from benchmarks.forms import shallow
 from benchmarks.measuring import progress
-from benchmarks.schedules import EPSILONS, arrived, learning_rate
+from benchmarks.schedules import EPSILONS, arrived
 from examples.experiments.data import choose
+from examples.experiments.networks import learning_rate
 from examples.experiments.results import report_to_json
 
 

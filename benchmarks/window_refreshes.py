@@ -7,7 +7,11 @@ import scipy.linalg
 import keras_powerlaw as kp
 from benchmarks.clock import medians, ratios, timed
 from benchmarks.forms import shallow
+from benchmarks.machine import device
 from benchmarks.measuring import measured, progress
+from benchmarks.rotation import turned
+from keras_powerlaw.spectral.decomposition import decompose_samples
+from keras_powerlaw.spectral.penalty import covariance
 
 
 def measure_window(args, data):
@@ -21,7 +25,11 @@ def measure_window(args, data):
 
 
 def refresh(width, data, rounds):
-    """Times a refresh of a layer in training, and LAPACK's and BLAS's part of it."""
+    """Times a refresh of a layer in training, and LAPACK's and BLAS's part of it.
+
+    On an accelerator, also the decomposition there and on the host, and a basis that is
+    turned by products, compiled where the backend compiles.
+    """
     (x, y), _ = data
     model = shallow("regularized", width)
     kp.refresh_eigenbasis(model)  # from here on, steps keep their activations
@@ -38,14 +46,40 @@ def refresh(width, data, rounds):
     def decomposition(sigma):
         return scipy.linalg.eigh(sigma, driver="evd", check_finite=False)
 
-    times = {"refresh": [], "products": [], "decomposition": []}
+    others = {}
+    if device()[0] != "cpu":
+        others = {
+            "on the device": lambda: decompose_samples(on_device, on_host=False),
+            "on the host": lambda: decompose_samples(on_device, on_host=True),
+            "turned by products": turn_once(window.samples()),
+        }
+        on_device = window.samples()
+        for run in others.values():
+            run()  # warms up
+    times = {part: [] for part in ("refresh", "products", "decomposition", *others)}
 
     for turn in range(rounds):
         timed(times, "refresh", lambda: kp.refresh_eigenbasis(model))
         sigma = timed(times, "products", products)
         timed(times, "decomposition", decomposition, sigma)
+        for name, run in others.items():
+            timed(times, name, run)
         progress(f"  turn {turn + 1} of {rounds}")
     return {"times": times, "samples": len(samples)}
+
+
+def turn_once(samples):
+    """Turns a basis by the covariance of samples, and waits for it."""
+    basis = keras.ops.eye(samples.shape[1])
+
+    def step(basis, samples):
+        return turned(basis, covariance(samples)[1])
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        step = jax.jit(step)
+    return lambda: float(keras.ops.sum(step(basis, samples)))
 
 
 def window_table(results):

@@ -9,6 +9,12 @@ from .results import load_result, result_path, save_result
 from .settings import run_name
 
 
+def finished(runs, folder):
+    """The results of those runs that have a file in the folder."""
+    found = [load_result(result_path(folder, settings), settings) for settings in runs]
+    return [result for result in found if result]
+
+
 def run_all(runs, data, folder):
     """Performs the runs that have no file in the folder.
 
@@ -23,11 +29,9 @@ def run_all(runs, data, folder):
     folder.mkdir(parents=True, exist_ok=True)
     progress = Progress(runs)
     results = {}
-    for settings in runs:
-        result = load_result(result_path(folder, settings), settings)
-        if result:
-            results[run_name(settings)] = result
-            progress.finished(result)
+    for result in finished(runs, folder):
+        results[run_name(result["settings"])] = result
+        progress.finished(result)
     if results:
         print(f"{len(results)} of {len(runs)} runs are finished in {folder}")
     for settings in list(progress.pending):

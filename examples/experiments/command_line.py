@@ -7,11 +7,10 @@ import argparse
 import pathlib
 
 from . import data
-from .all_runs import run_all
+from .all_runs import finished, run_all
 from .conditions import ARCHITECTURES, CONDITIONS
 from .presets import PRESETS
-from .results import load_result, result_path
-from .table import print_results
+from .table import print_rows, result_rows
 
 
 def parser(description):
@@ -39,13 +38,14 @@ def parser(description):
     return parser
 
 
-def main(args, runs, draw):
+def main(args, runs, draw, rows=result_rows):
     """Performs runs, draws figures into their folder, and prints a table.
 
     Args:
         args: The parsed command line.
         runs: Settings of each run.
         draw: A function of `figures`: takes the results, returns figures by name.
+        rows: A function of `table`: takes the results, returns the rows to print.
 
     Returns:
         The results.
@@ -55,13 +55,13 @@ def main(args, runs, draw):
     folder = args.output or pathlib.Path("results") / args.preset
     dataset = runs[0]["dataset"]
     if args.draw:
-        found = [load_result(result_path(folder, each), each) for each in runs]
-        results = [result for result in found if result]
+        results = finished(runs, folder)
         print(f"{len(results)} of {len(runs)} runs are finished in {folder}")
     else:
         results = run_all(runs, data.load(dataset, args.data), folder)
     for name, figure in draw(results).items():
         figure.savefig(folder / f"{dataset}-{name}.png", dpi=120)
-    print_results(results)
+    print()
+    print_rows(rows(results))
     print(f"\nResults and figures are in {folder}")
     return results

@@ -49,6 +49,17 @@ def load(name, path=None):
     return train, test
 
 
+def keep_out(images_and_labels, count):
+    """Two parts: without `count` images, chosen at random, and these.
+
+    The choice is the same in every run.
+    """
+    x, y = images_and_labels
+    shuffled = np.random.default_rng(1).permutation(len(x))
+    kept, trained = shuffled[:count], np.sort(shuffled[count:])
+    return (x[trained], y[trained]), (x[kept], y[kept])
+
+
 def choose(images_and_labels, count):
     """A random choice, the same in every run.
 

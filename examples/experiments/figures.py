@@ -138,5 +138,6 @@ def _first_seeds(results):
     """A pair of label and result for each label: maps are not averaged over seeds."""
     first = {}
     for result in results:
-        first.setdefault(label(result["settings"]), result)
+        if "sensitivity" in result:
+            first.setdefault(label(result["settings"]), result)
     return list(first.items())

@@ -11,13 +11,14 @@ import keras_powerlaw as kp
 from .conditions import SPECTRAL
 
 
-def build_model(settings, input_shape):
+def build_model(settings, input_shape, images=None):
     """Builds and compiles the network of a run.
 
     Args:
         settings: Those of `settings.select`; of them, architecture, condition, width,
             learning rate and, with a spectral penalty, α, τ and β.
         input_shape: Height, width and channels of an image.
+        images: The number of training images, for a learning rate that falls.
 
     Returns:
         The model and the names of its hidden layers. The layer called `hidden2` is the
@@ -34,7 +35,7 @@ def build_model(settings, input_shape):
             model.add(layer)
     model.add(layers.Dense(10, name="logits"))
     model = penalized(model, hidden, settings)
-    compile_classifier(model, settings["learning_rate"])
+    compile_classifier(model, learning_rate(settings, images))
     return model, hidden
 
 
@@ -77,7 +78,7 @@ def penalized(model, hidden, settings):
             alpha,
             settings["tau"],
             settings["beta"],
-            form="paper",
+            form=settings.get("form", "paper"),
         )
     if condition == "jacobian":
         return kp.add_jacobian_regularizer(model, beta=0.01)
@@ -85,6 +86,14 @@ def penalized(model, hidden, settings):
         # The authors' code takes 0.01 times half of the squared norm.
         return kp.add_jacobian_regularizer(model, beta=0.005, projections=1)
     return model
+
+
+def learning_rate(settings, images):
+    """What Adam is given: a number or, with `decay`, one that falls along a cosine."""
+    if not settings.get("decay"):
+        return settings["learning_rate"]
+    steps = settings["epochs"] * -(-images // settings["batch_size"])
+    return keras.optimizers.schedules.CosineDecay(settings["learning_rate"], steps)
 
 
 def compile_classifier(model, learning_rate, xla=False):

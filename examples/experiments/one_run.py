@@ -12,9 +12,9 @@ import numpy as np
 import keras_powerlaw as kp
 
 from .conditions import SPECTRAL
-from .data import choose
+from .data import choose, keep_out
 from .networks import build_model
-from .presets import PAPER_REFRESH
+from .presets import CHOSEN_AT, PAPER_REFRESH
 from .results import report_to_json, rounded
 
 
@@ -29,20 +29,23 @@ def perform(settings, data, report_epoch):
     Returns:
         A dictionary of what the run's JSON file holds.
     """
-    (x_train, y_train), _ = data
+    train_data, kept_out = keep_out(data[0], settings["kept_out"])
     keras.utils.clear_session()
     keras.utils.set_random_seed(settings["seed"])
-    model, hidden = build_model(settings, x_train.shape[1:])
+    model, hidden = build_model(settings, train_data[0].shape[1:], len(train_data[0]))
     begin = time.perf_counter()
-    history = train(model, settings, x_train, y_train, report_epoch)
+    history = train(model, settings, *train_data, report_epoch)
     trained = time.perf_counter()
-    measurements = measure(model, hidden, settings, data)
+    measurements = {"kept_out": on_kept_out(model, *kept_out)}
+    if settings["attacked"]:
+        measurements |= measure(model, hidden, settings, (train_data, data[1]))
     return {
         "settings": settings,
         "keras": keras.version(),
         "backend": keras.backend.backend(),
         "training_seconds": round(trained - begin, 3),
         "measuring_seconds": round(time.perf_counter() - trained, 3),
+        "trained_images": len(train_data[0]),
         "history": history,
         **measurements,
     }
@@ -52,8 +55,8 @@ def train(model, settings, x, y, report_epoch=None):
     """Trains the model as its settings say. Returns Keras's history."""
     callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=report_epoch)]
     if settings["condition"] in SPECTRAL:
-        refresh = settings.get("refresh", PAPER_REFRESH)
-        callbacks.insert(0, kp.EigenbasisRefresh(x, **refresh))
+        refresh = {"x": x} | settings.get("refresh", PAPER_REFRESH)
+        callbacks.insert(0, kp.EigenbasisRefresh(**refresh, verbose=0))
     return model.fit(
         x,
         y,
@@ -64,24 +67,28 @@ def train(model, settings, x, y, report_epoch=None):
     ).history
 
 
+def on_kept_out(model, x, y):
+    """Accuracies by which settings are chosen: clean, and under PGD."""
+    report = kp.evaluate_robustness(model, x, y, [CHOSEN_AT], ["pgd"], verbose=0)
+    return {
+        "images": len(x),
+        "clean": report.clean_accuracy,
+        "pgd": float(report.accuracy["pgd"][0]),
+    }
+
+
 def measure(model, hidden, settings, data):
     """Accuracy, spectra, robustness and sensitivity of a trained model."""
     (x_train, _), (x_test, y_test) = data
     predicted = model.predict(x_test, batch_size=1000, verbose=0).argmax(axis=1)
     spectra = kp.measure_spectrum(model, x_train, hidden, verbose=0)
-    components = [
-        n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= spectra[hidden[-1]].rank
-    ]
-    sensitivity = kp.sensitivity_maps(
-        model, x_train, hidden[-1], components, images=1, verbose=0
-    )
     report = kp.evaluate_robustness(
         model,
         *choose(data[1], settings["attacked"]),
         settings["epsilons"],
         verbose=0,
     )
-    return {
+    found = {
         "test_accuracy": float(np.mean(predicted == y_test)),
         "spectra": {
             name: {
@@ -96,10 +103,23 @@ def measure(model, hidden, settings, data):
             for name, spectrum in spectra.items()
         },
         "robustness": report_to_json(report),
-        "sensitivity": {
-            "components": components,
-            "eigenvalues": rounded(sensitivity.eigenvalues, 6),
-            "first_image": rounded(sensitivity.maps[:, 0], 3),
-            "total": rounded(sensitivity.total, 3),
-        },
+    }
+    if settings["strongly_attacked"]:
+        images = choose(data[1], settings["strongly_attacked"])
+        strong = kp.evaluate_robustness(model, *images, [CHOSEN_AT], "strong", verbose=0)
+        found["strong"] = report_to_json(strong)
+    if settings["maps"]:
+        found["sensitivity"] = maps(model, x_train, hidden[-1], spectra[hidden[-1]])
+    return found
+
+
+def maps(model, x, layer, spectrum):
+    """Sensitivity maps of eigenvalues of a layer, eq. (9)."""
+    components = [n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= spectrum.rank]
+    found = kp.sensitivity_maps(model, x, layer, components, images=1, verbose=0)
+    return {
+        "components": components,
+        "eigenvalues": rounded(found.eigenvalues, 6),
+        "first_image": rounded(found.maps[:, 0], 3),
+        "total": rounded(found.total, 3),
     }

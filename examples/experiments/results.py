@@ -65,6 +65,21 @@ def report_from_json(found):
     return kp.RobustnessReport.from_json(json.dumps(found))
 
 
+def ratio_to_target(spectrum, alpha=1.0, tau=10, last=500):
+    """Median of λₙ/γₙ over n = τ + 1 … 500, of what a file holds of a spectrum."""
+    eigenvalues = np.array(spectrum["eigenvalues"])
+    n = np.arange(tau + 1, min(last, len(eigenvalues)) + 1)
+    target = eigenvalues[tau - 1] * (n / tau) ** -alpha
+    return float(np.median(eigenvalues[n - 1] / target))
+
+
+def strong_accuracy(result):
+    """Accuracy in the worst case of the strong attacks; NaN if there were none."""
+    if "strong" not in result:
+        return float("nan")
+    return float(report_from_json(result["strong"]).worst_case_accuracy[0])
+
+
 def rounded(array, digits):
     """The array as nested lists, each number with so many significant digits."""
     values = [float(f"{value:.{digits}g}") for value in np.ravel(array)]

@@ -23,6 +23,8 @@ def select(args, architectures, conditions):
     preset = PRESETS[args.preset]
     runs = []
     for seed in args.seeds or preset["seeds"]:
+        # What takes longest is done with one seed: the maps and the strong attacks.
+        first = seed == preset["seeds"][0]
         for architecture in architectures:
             if args.architectures and architecture not in args.architectures:
                 continue
@@ -45,7 +47,10 @@ def select(args, architectures, conditions):
                             "alpha": args.alpha if spectral else None,
                             "tau": args.tau if spectral else None,
                             **sizes,
+                            "kept_out": preset["kept_out"],
                             "attacked": args.attacked or preset["attacked"],
+                            "strongly_attacked": first * preset["strongly_attacked"],
+                            "maps": first,
                             "epsilons": preset["epsilons"],
                         }
                     )
@@ -53,6 +58,14 @@ def select(args, architectures, conditions):
 
 
 def run_name(settings):
-    """What the run's file is called, without its ending."""
-    beta = "" if settings["beta"] is None else f"-beta{settings['beta']:g}"
-    return "{dataset}-{architecture}-{condition}{0}-seed{seed}".format(beta, **settings)
+    """What the run's file is called, without its ending.
+
+    Runs that differ in other settings than those of the name have a `variant` that
+    tells them apart.
+    """
+    parts = [settings[key] for key in ("dataset", "architecture", "condition")]
+    if settings["beta"] is not None:
+        parts.append(f"beta{settings['beta']:g}")
+    if "variant" in settings:
+        parts.append(settings["variant"])
+    return "-".join([*parts, f"seed{settings['seed']}"])

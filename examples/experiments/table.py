@@ -3,7 +3,8 @@
 import numpy as np
 
 from .conditions import label
-from .results import report_from_json
+from .matching import penalty_of
+from .results import ratio_to_target, report_from_json, strong_accuracy
 
 
 def print_rows(rows):
@@ -16,42 +17,125 @@ def print_rows(rows):
             print("|" + "---|" * len(cells), flush=True)
 
 
+# What a penalty is called in tables and figures.
+PENALTIES = {
+    "vanilla": "none",
+    "last-paper": "eq. (2)",
+    "last-log": '"log"',
+    "last-nearest": '"nearest"',
+    "jacobian": "Jacobian, eq. (11)",
+}
+
+
 def over_seeds(values, digits):
     """Mean ± standard deviation, the latter if there is more than one value."""
     mean = f"{np.mean(values):.{digits}f}"
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
-def print_results(results):
-    """Prints mean ± standard deviation over the seeds of each network."""
-    print()
-    print_rows(result_rows(results))
-
-
 def result_rows(results):
-    """The rows of `print_results`, the header first."""
+    """Mean ± standard deviation over the seeds of each network, the header first."""
     yield (
         *("", "", "seeds", "exponents of the hidden layers", "dimension of the last"),
         *("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
     )
-    grouped = {}
-    for result in results:
-        settings = result["settings"]
-        grouped.setdefault((settings["architecture"], label(settings)), []).append(
-            result
-        )
+    grouped = _grouped(results, lambda each: (each["architecture"], label(each)))
     for (architecture, name), group in grouped.items():
         exponents = [
             over_seeds([r["spectra"][layer]["exponent"] for r in group], 2)
             for layer in group[0]["spectra"]
         ]
         dimensions = [list(r["spectra"].values())[-1]["dimension_90"] for r in group]
-        percentages = zip(*[_percentages(result) for result in group], strict=True)
         yield (
             *(architecture, name, len(group), ", ".join(exponents)),
             over_seeds(dimensions, 0),
-            *(over_seeds(values, 1) for values in percentages),
+            *_percentage_cells(group),
         )
+
+
+def width_rows(results):
+    """What the width, the batch and the steps do, the header first."""
+    keys = ("width", "batch_size", "condition")
+    yield (
+        *("units", "batch", "steps", "", "seeds", "exponent", "λ/γ"),
+        *("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
+    )
+    grouped = _grouped(results, lambda each: tuple(each[key] for key in keys))
+    for (width, batch, _), group in grouped.items():
+        yield (
+            *(width, batch, _steps(group[0])),
+            *(label(group[0]["settings"]), len(group)),
+            *_spectrum_cells(group),
+            *_percentage_cells(group),
+        )
+
+
+def exponent_rows(results):
+    """Accuracies against the exponent, the header first."""
+    yield (
+        *("", "target α", "seeds", "exponent", "λ/γ"),
+        *("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
+    )
+    grouped = _grouped(results, lambda each: (each["dataset"], each["alpha"]))
+    for (dataset, alpha), group in grouped.items():
+        target = "none" if alpha is None else f"{alpha:g}"
+        yield (
+            *(dataset, target, len(group)),
+            *_spectrum_cells(group),
+            *_percentage_cells(group),
+        )
+
+
+def matched_rows(results):
+    """The best training of each penalty, the header first."""
+    yield (
+        *("", "", "penalty", "batch", "epochs", "rate", "seeds", "exponent"),
+        *("λ/γ", "clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
+        "worst case 0.05",
+    )
+    keys = ("dataset", "architecture")
+    grouped = _grouped(
+        results, lambda each: (*(each[key] for key in keys), penalty_of(each))
+    )
+    for (dataset, architecture, penalty), group in grouped.items():
+        settings = group[0]["settings"]
+        beta = "" if settings["beta"] is None else f", β = {settings['beta']:g}"
+        yield (
+            *(dataset, architecture, f"{PENALTIES[penalty]}{beta}"),
+            *(settings[key] for key in ("batch_size", "epochs", "learning_rate")),
+            len(group),
+            *_spectrum_cells(group),
+            *_percentage_cells(group),
+            over_seeds([100 * strong_accuracy(result) for result in group], 1),
+        )
+
+
+def _grouped(results, key):
+    """Results with equal keys of their settings, in the order of the first of each."""
+    grouped = {}
+    for result in results:
+        grouped.setdefault(key(result["settings"]), []).append(result)
+    return grouped
+
+
+def _steps(result):
+    settings = result["settings"]
+    return settings["epochs"] * -(-result["trained_images"] // settings["batch_size"])
+
+
+def _spectrum_cells(group):
+    """Exponent of the last hidden layer, and its eigenvalues over those of the target."""
+    spectra = [list(result["spectra"].values())[-1] for result in group]
+    alpha = group[0]["settings"]["alpha"] or 1.0
+    return (
+        over_seeds([spectrum["exponent"] for spectrum in spectra], 2),
+        over_seeds([ratio_to_target(spectrum, alpha) for spectrum in spectra], 2),
+    )
+
+
+def _percentage_cells(group):
+    percentages = zip(*[_percentages(result) for result in group], strict=True)
+    return [over_seeds(values, 1) for values in percentages]
 
 
 def _percentages(result):

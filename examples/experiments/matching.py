@@ -1,0 +1,38 @@
+"""Which training of each penalty is the best, by images kept out of all of them."""
+
+CLEAN_POINTS = 0.02  # how far a network's clean accuracy may be below the best plain one
+
+
+def penalty_of(settings):
+    """What is compared: the condition, and the form of a spectral penalty."""
+    form = settings.get("form")
+    return settings["condition"] if form is None else f"{settings['condition']}-{form}"
+
+
+def select_best(results):
+    """The settings of the best training of each penalty, for each architecture.
+
+    The best has the highest accuracy under PGD on the images kept out, among those that
+    keep the task: whose clean accuracy is at most `CLEAN_POINTS` below that of the
+    plain network with the highest.
+
+    Args:
+        results: Of runs, some of them plain.
+    """
+    best = {}
+    for result in results:
+        settings = result["settings"]
+        architecture = settings["architecture"]
+        clean = max(
+            other["kept_out"]["clean"]
+            for other in results
+            if other["settings"]["architecture"] == architecture
+            and other["settings"]["condition"] == "vanilla"
+        )
+        found = result["kept_out"]
+        if found["clean"] < clean - CLEAN_POINTS:
+            continue
+        key = architecture, penalty_of(settings)
+        if key not in best or found["pgd"] > best[key]["kept_out"]["pgd"]:
+            best[key] = result
+    return [result["settings"] for result in best.values()]
