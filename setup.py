@@ -45,7 +45,13 @@ TEST = [
     "ruff==0.17.*",
     "tensorboard",
 ]
-DOCS = ["latex2mathml>=3.77", "mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"]
+DOCS = [
+    "latex2mathml>=3.77",
+    "mkdocs-glightbox>=0.5",
+    "mkdocs-material>=9.5",
+    "mkdocstrings[python]>=1.0",
+    "selenium>=4.20",
+]
 
 setup(
     name="keras-powerlaw",

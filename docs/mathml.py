@@ -16,9 +16,13 @@ FORMULA = re.compile(
 
 
 def to_mathml(match):
-    display = "block" if match["tag"] == "div" else "inline"
-    return convert(html.unescape(match["latex"]).strip(), display=display)
+    latex = html.unescape(match["latex"]).strip()
+    if match["tag"] == "span":
+        return convert(latex)
+    # A box of its own, in which a wide formula can scroll.
+    return f'<div class="formula">{convert(latex, display="block")}</div>'
 
 
 def on_page_content(content, **kwargs):
+    content = content.replace(" ± ", "&nbsp;±&nbsp;")  # one number, in one line
     return FORMULA.sub(to_mathml, content)
