@@ -17,6 +17,7 @@ import keras_powerlaw
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SLOW = {"gallery.md": pytest.mark.slow}
 
 BLOCK = re.compile(
     r"^(?:[ ]*<!-- (?:(?P<not_run>not run: \S.*)|only on (?P<backend>\w+)) -->\n)?"
@@ -60,7 +61,10 @@ DOCSTRINGS = {
 }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(each, id=each.name, marks=SLOW.get(each.name, ())) for each in PAGES],
+)
 def test_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(page.read_text(encoding="utf-8"), str(page))
