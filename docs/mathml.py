@@ -14,13 +14,28 @@ FORMULA = re.compile(
     flags=re.DOTALL,
 )
 
+# The converter sets no space around these: "κlnN".
+FUNCTION = re.compile(
+    r"(?P<before></m\w+>)?<mi>(?P<name>exp|ln|log)</mi>"
+    r"(?P<bracket><mo [^>]*>&#x00028;)?"
+)
+THIN = "0.17em"
+
 
 def to_mathml(match):
     latex = html.unescape(match["latex"]).strip()
     if match["tag"] == "span":
-        return convert(latex)
+        return FUNCTION.sub(with_spaces, convert(latex))
+    formula = FUNCTION.sub(with_spaces, convert(latex, display="block"))
     # A box of its own, in which a wide formula can scroll.
-    return f'<div class="formula">{convert(latex, display="block")}</div>'
+    return f'<div class="formula">{formula}</div>'
+
+
+def with_spaces(match):
+    before, bracket = match["before"] or "", match["bracket"] or ""
+    left, right = THIN if before else "0", "0" if bracket else THIN
+    operator = f'<mo lspace="{left}" rspace="{right}">{match["name"]}</mo>'
+    return before + operator + bracket
 
 
 def on_page_content(content, **kwargs):
