@@ -10,7 +10,8 @@ from latex2mathml.converter import convert
 
 # What the Markdown extension arithmatex makes of `$...$` and `$$...$$`.
 FORMULA = re.compile(
-    r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>',
+    r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>'
+    r"(?P<punctuation>[,.;:)]*)",
     flags=re.DOTALL,
 )
 
@@ -25,10 +26,12 @@ THIN = "0.17em"
 def to_mathml(match):
     latex = html.unescape(match["latex"]).strip()
     if match["tag"] == "span":
-        return FUNCTION.sub(with_spaces, convert(latex))
+        formula = FUNCTION.sub(with_spaces, convert(latex))
+        # No line begins with the comma behind a formula.
+        return f'<span class="unbroken">{formula}{match["punctuation"]}</span>'
     formula = FUNCTION.sub(with_spaces, convert(latex, display="block"))
     # A box of its own, in which a wide formula can scroll.
-    return f'<div class="formula">{formula}</div>'
+    return f'<div class="formula">{formula}</div>{match["punctuation"]}'
 
 
 def with_spaces(match):
