@@ -4,8 +4,8 @@ Of S = VᵀΣV, what is off the diagonal says which way to turn the directions V
 
     A = S ∘ G / (G² + s² d dᵀ),   d = diag(S),  G_ij = d_j − d_i
 
-of a spectral norm of at most 0.7, and V ← V (I + A)(I + AᵀA)^(−1/2) by its series. A step
-of Newton and Schulz keeps V orthonormal.
+of a spectral norm of at most 0.7, and V ← V (I + A)(I + AᵀA)^(−1/2) by its series. A
+step of Newton and Schulz keeps V orthonormal.
 """
 
 from keras import ops

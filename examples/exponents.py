@@ -1,8 +1,8 @@
 """Robustness against the exponent: is there a peak at 1?
 
 The same training with targets n^(−α) from α = 0.5 to 3, and without a penalty: one
-hidden layer of 1,000 units with batch normalization, the form `"log"`, which follows its
-target most closely. Finished runs are not repeated.
+hidden layer of 1,000 units with batch normalization, the form `"log"`, which follows
+its target most closely. Finished runs are not repeated.
 
     python examples/exponents.py
     python examples/exponents.py --dataset fashion_mnist
@@ -14,7 +14,7 @@ order in which this script goes through them.
 
 import argparse
 
-from experiments import command_line, figures
+from experiments import command_line, comparisons
 from experiments.presets import FROM_TRAINING
 from experiments.settings import select
 from experiments.table import exponent_rows
@@ -31,6 +31,7 @@ def runs_of(args):
     common = {**training, "betas": [1.0], **given}
     rest = {"decay": True, "refresh": FROM_TRAINING, "maps": False}
     rest |= {"strongly_attacked": 0, "epsilons": [0.02, 0.05, 0.1, 0.3]}
+    rest["kept_out"] = 100 if args.preset == "smoke" else 5000
     runs = []
     for alpha in (None, *ALPHAS):
         chosen = argparse.Namespace(**{**vars(args), **common, "alpha": alpha})
@@ -49,7 +50,7 @@ def runs_of(args):
 
 def main(argv=None):
     args = command_line.parser(__doc__).parse_args(argv)
-    return command_line.main(args, runs_of(args), figures.exponents, exponent_rows)
+    return command_line.main(args, runs_of(args), comparisons.exponents, exponent_rows)
 
 
 if __name__ == "__main__":

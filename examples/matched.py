@@ -18,7 +18,7 @@ import argparse
 import itertools
 import pathlib
 
-from experiments import command_line, data, figures
+from experiments import command_line, comparisons, data
 from experiments.all_runs import finished, run_all
 from experiments.matching import select_best
 from experiments.presets import FROM_TRAINING
@@ -54,6 +54,7 @@ def grid(args):
         for settings in select(chosen, ARCHITECTURES, [condition]):
             rest = {"form": form, "decay": True, "maps": False, "attacked": 0}
             rest |= {"refresh": FROM_TRAINING, "strongly_attacked": 0}
+            rest["kept_out"] = 100 if smoke else 5000
             variant = f"{form}-{name}" if form else name
             runs.append({**settings, **rest, "variant": variant})
     return runs
@@ -85,7 +86,9 @@ def main(argv=None):
     else:
         images = data.load(runs[0]["dataset"], args.data)
         results = run_all(runs, images, folder)
-    return command_line.main(args, finals(results, args), figures.matched, matched_rows)
+    return command_line.main(
+        args, finals(results, args), comparisons.matched, matched_rows
+    )
 
 
 if __name__ == "__main__":

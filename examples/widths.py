@@ -1,7 +1,7 @@
 """Where does the gain of section 4.1 come from: the width, the steps or the batches?
 
-One hidden layer with batch normalization, of 500 to 4,000 units, in batches of 3,000 and
-of one and a half times its width, the epochs always the same: plain and with β = 5.
+One hidden layer with batch normalization, of 500 to 4,000 units, in batches of 3,000
+and of one and a half times its width, the epochs always the same: plain and with β = 5.
 Finished runs are not repeated.
 
     python examples/widths.py --seeds 0 1 2
@@ -13,12 +13,13 @@ order in which this script goes through them.
 
 import argparse
 
-from experiments import command_line, figures
+from experiments import command_line, comparisons
+from experiments.presets import FROM_TRAINING
 from experiments.settings import select
 from experiments.table import width_rows
 
 SIZES = {
-    "smoke": [(20, 100), (40, 100)],
+    "smoke": [(20, 30), (20, 60), (40, 60)],
     "cpu": [
         (width, batch)
         for width in (500, 1000, 2000, 4000)
@@ -35,13 +36,14 @@ def runs_of(args):
         chosen = argparse.Namespace(**{**vars(args), **sizes})
         for settings in select(chosen, ["shallow"], ["vanilla", "last"]):
             settings |= {"maps": False, "strongly_attacked": 0}
+            settings["refresh"] = FROM_TRAINING
             runs.append({**settings, "variant": f"{width}x{batch}"})
     return sorted(runs, key=lambda settings: settings["seed"])
 
 
 def main(argv=None):
     args = command_line.parser(__doc__).parse_args(argv)
-    return command_line.main(args, runs_of(args), figures.widths, width_rows)
+    return command_line.main(args, runs_of(args), comparisons.widths, width_rows)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,20 @@ import sys
 from pathlib import Path
 
 import all_layers
+import exponents
 import feature_maps
+import matched
 import numpy as np
 import paper
 import pytest
 import quickstart
 import resnet
 import shallow_mlp
+import widths
 from experiments import all_runs, command_line, conditions, data, figures
+from experiments.matching import select_best
 from experiments.networks import build_model
-from experiments.results import written_whole
+from experiments.results import ratio_to_target, written_whole
 from experiments.settings import run_name, select
 
 import keras_powerlaw as kp
@@ -161,6 +165,102 @@ def test_runs_are_what_the_command_line_asks_for():
         "mnist-mlp-all-beta1-seed7",
         "mnist-mlp-all-beta2.5-seed7",
     ]
+
+
+def settings_of(script, *arguments):
+    args = command_line.parser("").parse_args([*arguments])
+    return (matched.grid if script is matched else script.runs_of)(args)
+
+
+def test_comparisons_are_what_they_say():
+    sizes = {
+        (settings["width"], settings["batch_size"])
+        for settings in settings_of(widths, "--preset", "evidence")
+    }
+    assert sizes == {
+        *((500, 750), (500, 3000), (1000, 1500), (1000, 3000), (2000, 3000)),
+        *((4000, 3000), (4000, 6000)),
+    }
+
+    swept = settings_of(exponents, "--dataset", "fashion_mnist", "--seeds", "3")
+    assert [settings["alpha"] for settings in swept] == [None, *exponents.ALPHAS]
+    differ = ("alpha", "beta", "condition", "form", "tau", "variant")
+    assert len({str({**s, **dict.fromkeys(differ)}) for s in swept}) == 1
+
+    grid = settings_of(matched, "--architectures", "cnn")
+    trainings = {}
+    for settings in grid:
+        penalty = settings["condition"], settings["form"], settings["beta"]
+        trainings.setdefault(penalty, []).append(
+            [settings[key] for key in matched.GRID]
+        )
+    assert len(trainings) == 7
+    plain = trainings["vanilla", None, None]
+    assert len(plain) == 12 and all(same == plain for same in trainings.values())
+    assert all(settings["kept_out"] == 5000 for settings in (*swept, *grid))
+
+    for runs in (swept, grid):  # each has a file of its own
+        assert len({run_name(settings) for settings in runs}) == len(runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script, figure", [(widths, "widths"), (exponents, "exponents")]
+)
+def test_comparisons(tmp_path, capsys, script, figure):
+    arguments = ["--preset", "smoke", "--epochs", "1", "--output", str(tmp_path)]
+    results = script.main(arguments)
+    assert figures_in(tmp_path) == [f"digits-{figure}"]
+    assert all(result["kept_out"]["images"] == 100 for result in results)
+    assert all(result["trained_images"] == 1338 for result in results)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
+    assert len(rows) == 2 + len(results)
+
+
+@pytest.mark.slow
+def test_matched_comparison(tmp_path, capsys):
+    arguments = ["--preset", "smoke", "--architectures", "shallow"]
+    results = matched.main([*arguments, "--output", str(tmp_path)])
+    assert figures_in(tmp_path) == ["digits-matched-shallow"]
+    conditions = [result["settings"]["condition"] for result in results]
+    assert conditions[0] == "vanilla" and len(conditions) <= 5
+    assert "worst case 0.05" in capsys.readouterr().out
+
+
+def test_the_best_training_keeps_the_task():
+    def result(condition, clean, pgd, batch, form=None):
+        settings = {"architecture": "cnn", "condition": condition, "batch": batch}
+        return {
+            "settings": {**settings, "form": form},
+            "kept_out": {"clean": clean, "pgd": pgd},
+        }
+
+    results = [
+        result("vanilla", 0.97, 0.5, 1),
+        result("vanilla", 0.98, 0.4, 2),
+        result("last", 0.95, 0.9, 3, "log"),  # too far below 0.98
+        result("last", 0.961, 0.6, 4, "log"),
+        result("last", 0.97, 0.5, 5, "log"),
+        result("last", 0.5, 0.9, 6, "paper"),
+    ]
+    assert [settings["batch"] for settings in select_best(results)] == [1, 4]
+
+
+def test_images_kept_out_are_no_others():
+    x = np.arange(50)
+    (trained, y), (kept, labels) = data.keep_out((x, -x), 20)
+    assert sorted([*trained, *kept]) == list(x) and len(kept) == 20
+    np.testing.assert_array_equal(y, -trained)
+    np.testing.assert_array_equal(labels, -kept)
+    np.testing.assert_array_equal(kept, data.keep_out((x, -x), 20)[1][0])
+    np.testing.assert_array_equal(data.keep_out((x, -x), 0)[0][0], x)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+def test_ratio_to_target(alpha):
+    n = np.arange(1.0, 101)
+    eigenvalues = np.where(n <= 10, 1, 0.3) * n**-alpha
+    assert ratio_to_target({"eigenvalues": eigenvalues}, alpha) == pytest.approx(0.3)
 
 
 def test_conditions_are_what_they_say():

@@ -1,6 +1,7 @@
 """Which training of each penalty is the best, by images kept out of all of them."""
 
-CLEAN_POINTS = 0.02  # how far a network's clean accuracy may be below the best plain one
+# How far the clean accuracy of a network may be below that of the best plain one.
+CLEAN_POINTS = 0.02
 
 
 def penalty_of(settings):

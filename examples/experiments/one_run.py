@@ -29,14 +29,16 @@ def perform(settings, data, report_epoch):
     Returns:
         A dictionary of what the run's JSON file holds.
     """
-    train_data, kept_out = keep_out(data[0], settings["kept_out"])
+    train_data, kept_out = keep_out(data[0], settings.get("kept_out", 0))
     keras.utils.clear_session()
     keras.utils.set_random_seed(settings["seed"])
     model, hidden = build_model(settings, train_data[0].shape[1:], len(train_data[0]))
     begin = time.perf_counter()
     history = train(model, settings, *train_data, report_epoch)
     trained = time.perf_counter()
-    measurements = {"kept_out": on_kept_out(model, *kept_out)}
+    measurements = {}
+    if len(kept_out[0]):
+        measurements["kept_out"] = on_kept_out(model, *kept_out)
     if settings["attacked"]:
         measurements |= measure(model, hidden, settings, (train_data, data[1]))
     return {
@@ -104,11 +106,13 @@ def measure(model, hidden, settings, data):
         },
         "robustness": report_to_json(report),
     }
-    if settings["strongly_attacked"]:
+    if settings.get("strongly_attacked"):
         images = choose(data[1], settings["strongly_attacked"])
-        strong = kp.evaluate_robustness(model, *images, [CHOSEN_AT], "strong", verbose=0)
+        strong = kp.evaluate_robustness(
+            model, *images, [CHOSEN_AT], "strong", verbose=0
+        )
         found["strong"] = report_to_json(strong)
-    if settings["maps"]:
+    if settings.get("maps", True):
         found["sensitivity"] = maps(model, x_train, hidden[-1], spectra[hidden[-1]])
     return found
 

@@ -23,8 +23,6 @@ def select(args, architectures, conditions):
     preset = PRESETS[args.preset]
     runs = []
     for seed in args.seeds or preset["seeds"]:
-        # What takes longest is done with one seed: the maps and the strong attacks.
-        first = seed == preset["seeds"][0]
         for architecture in architectures:
             if args.architectures and architecture not in args.architectures:
                 continue
@@ -47,14 +45,25 @@ def select(args, architectures, conditions):
                             "alpha": args.alpha if spectral else None,
                             "tau": args.tau if spectral else None,
                             **sizes,
-                            "kept_out": preset["kept_out"],
                             "attacked": args.attacked or preset["attacked"],
-                            "strongly_attacked": first * preset["strongly_attacked"],
-                            "maps": first,
                             "epsilons": preset["epsilons"],
+                            **_compared(preset, seed),
                         }
                     )
     return runs
+
+
+def _compared(preset, seed):
+    """What only a preset for comparisons has."""
+    if "kept_out" not in preset:
+        return {}
+    # What takes longest is done with one seed: the maps and the strong attacks.
+    first = seed == preset["seeds"][0]
+    return {
+        "kept_out": preset["kept_out"],
+        "strongly_attacked": first * preset.get("strongly_attacked", 0),
+        "maps": first,
+    }
 
 
 def run_name(settings):

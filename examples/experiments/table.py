@@ -39,8 +39,8 @@ def result_rows(results):
         *("", "", "seeds", "exponents of the hidden layers", "dimension of the last"),
         *("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
     )
-    grouped = _grouped(results, lambda each: (each["architecture"], label(each)))
-    for (architecture, name), group in grouped.items():
+    groups = grouped(results, lambda each: (each["architecture"], label(each)))
+    for (architecture, name), group in groups.items():
         exponents = [
             over_seeds([r["spectra"][layer]["exponent"] for r in group], 2)
             for layer in group[0]["spectra"]
@@ -60,8 +60,8 @@ def width_rows(results):
         *("units", "batch", "steps", "", "seeds", "exponent", "λ/γ"),
         *("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
     )
-    grouped = _grouped(results, lambda each: tuple(each[key] for key in keys))
-    for (width, batch, _), group in grouped.items():
+    groups = grouped(results, lambda each: tuple(each[key] for key in keys))
+    for (width, batch, _), group in groups.items():
         yield (
             *(width, batch, _steps(group[0])),
             *(label(group[0]["settings"]), len(group)),
@@ -76,8 +76,8 @@ def exponent_rows(results):
         *("", "target α", "seeds", "exponent", "λ/γ"),
         *("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
     )
-    grouped = _grouped(results, lambda each: (each["dataset"], each["alpha"]))
-    for (dataset, alpha), group in grouped.items():
+    groups = grouped(results, lambda each: (each["dataset"], each["alpha"]))
+    for (dataset, alpha), group in groups.items():
         target = "none" if alpha is None else f"{alpha:g}"
         yield (
             *(dataset, target, len(group)),
@@ -94,10 +94,10 @@ def matched_rows(results):
         "worst case 0.05",
     )
     keys = ("dataset", "architecture")
-    grouped = _grouped(
+    groups = grouped(
         results, lambda each: (*(each[key] for key in keys), penalty_of(each))
     )
-    for (dataset, architecture, penalty), group in grouped.items():
+    for (dataset, architecture, penalty), group in groups.items():
         settings = group[0]["settings"]
         beta = "" if settings["beta"] is None else f", β = {settings['beta']:g}"
         yield (
@@ -110,7 +110,7 @@ def matched_rows(results):
         )
 
 
-def _grouped(results, key):
+def grouped(results, key):
     """Results with equal keys of their settings, in the order of the first of each."""
     grouped = {}
     for result in results:
@@ -124,7 +124,7 @@ def _steps(result):
 
 
 def _spectrum_cells(group):
-    """Exponent of the last hidden layer, and its eigenvalues over those of the target."""
+    """Exponent of the last hidden layer, and its eigenvalues over the target's."""
     spectra = [list(result["spectra"].values())[-1] for result in group]
     alpha = group[0]["settings"]["alpha"] or 1.0
     return (

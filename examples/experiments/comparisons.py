@@ -1,0 +1,152 @@
+"""Figures that compare trainings: widths, exponents, and penalties matched with none.
+
+Means over the seeds, and bars of one standard deviation. The colours are those of Okabe
+and Ito, which differ for every eye; a marker tells them apart as well.
+"""
+
+import collections
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .matching import penalty_of
+from .results import report_from_json
+from .table import PENALTIES, grouped
+
+BLACK, ORANGE, BLUE, GREEN, VERMILION = (
+    *("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"),
+)
+STYLES = {  # colour and marker of each penalty, the same in every figure
+    "vanilla": (BLACK, "o"),
+    "last-paper": (VERMILION, "s"),
+    "last-log": (BLUE, "^"),
+    "last-nearest": (GREEN, "D"),
+    "jacobian": (ORANGE, "v"),
+}
+
+
+def exponents(results):
+    """Accuracies against the measured exponent, the plain network's dashed."""
+    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2)
+    epsilons = {"clean": [None], "PGD": [0.02, 0.05, 0.1]}
+    groups = grouped(results, lambda settings: settings["alpha"])
+    plain = groups.pop(None, [])
+    styles = zip((BLUE, VERMILION, GREEN), ("o", "s", "^"), strict=True)
+    styles = {None: (BLACK, "o"), **dict(zip(epsilons["PGD"], styles, strict=True))}
+    for ax, (title, strengths) in zip(axes, epsilons.items(), strict=True):
+        for epsilon in strengths:
+            color, marker = styles[epsilon]
+            points = [
+                (*_spread(map(_exponent, group)), *_spread(_accuracies(group, epsilon)))
+                for group in groups.values()
+            ]
+            x, x_error, y, y_error = np.transpose(points)
+            ax.errorbar(
+                *(x, y, y_error, x_error),
+                **{"color": color, "marker": marker, "capsize": 2, "linewidth": 1},
+                label="regularized" if epsilon is None else f"ε = {epsilon:g}",
+            )
+            if plain:
+                mean, _ = _spread(_accuracies(plain, epsilon))
+                ax.axhline(mean, color=color, linestyle="--", linewidth=1)
+        ax.set(title=title, xlabel="measured exponent", ylabel="accuracy [%]")
+        ax.legend(fontsize="small")
+    if plain:
+        mean, _ = _spread(map(_exponent, plain))
+        figure.suptitle(f"dashed: without a penalty, exponent {mean:.2f}", fontsize=9)
+    return {"exponents": figure}
+
+
+def widths(results):
+    """PGD and clean accuracy against the width, by batch, plain and regularized."""
+    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2)
+    sizes = {(s["settings"]["width"], s["settings"]["batch_size"]) for s in results}
+    # One batch is that of every width.
+    [(common, _)] = collections.Counter(batch for _, batch in sizes).most_common(1)
+    kinds = {
+        f"{common:,}": lambda settings: settings["batch_size"] == common,
+        "1.5 widths": lambda s: 2 * s["batch_size"] == 3 * s["width"],
+    }
+    looks = dict(zip(kinds, [(BLUE, "s"), (ORANGE, "^")], strict=True))
+    for ax, epsilon in zip(axes, (None, 0.05), strict=True):
+        for kind, belongs in kinds.items():
+            color, marker = looks[kind]
+            for condition, line in {"vanilla": "--", "last": "-"}.items():
+                chosen = [
+                    result
+                    for result in results
+                    if belongs(result["settings"])
+                    and result["settings"]["condition"] == condition
+                ]
+                groups = grouped(chosen, lambda settings: settings["width"])
+                if not groups:
+                    continue
+                spreads = [_spread(_accuracies(g, epsilon)) for g in groups.values()]
+                y, error = np.transpose(spreads)
+                name = "plain" if condition == "vanilla" else "regularized"
+                ax.errorbar(
+                    *(list(groups), y, error),
+                    **{"color": color, "marker": marker, "linestyle": line},
+                    **{"capsize": 2, "label": f"{name}, batches of {kind}"},
+                )
+        title = "clean" if epsilon is None else f"PGD, ε = {epsilon:g}"
+        ax.set(xscale="log", title=title, xlabel="units", ylabel="accuracy [%]")
+        shown = sorted({width for width, _ in sizes})
+        ax.set_xticks(shown, [f"{width:,}" for width in shown], minor=False)
+        ax.minorticks_off()
+    axes[0].legend(fontsize="x-small")
+    return {"widths": figure}
+
+
+def matched(results):
+    """Each penalty at its best training, a panel for each kind of accuracy."""
+    figures = {}
+    for architecture, found in grouped(results, lambda s: s["architecture"]).items():
+        figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+        axes = figure.subplots(1, 4, sharey=True)
+        groups = grouped(found, penalty_of)
+        for ax, (title, values) in zip(axes, MEASURES.items(), strict=True):
+            for place, (penalty, group) in enumerate(reversed(groups.items())):
+                color, marker = STYLES[penalty]
+                mean, error = _spread(values(group))
+                ax.errorbar(
+                    *(mean, place), xerr=error, color=color, marker=marker, capsize=3
+                )
+                if penalty == "vanilla":
+                    ax.axvline(mean, color=color, linestyle="--", linewidth=1)
+            names = [PENALTIES[penalty] for penalty in reversed(groups)]
+            ax.set_yticks(range(len(names)), names)
+            ax.set(title=title, xlabel="accuracy [%]", ylim=(-0.6, len(names) - 0.4))
+        figures[f"matched-{architecture}"] = figure
+    return figures
+
+
+def _exponent(result):
+    return list(result["spectra"].values())[-1]["exponent"]
+
+
+def _accuracies(group, epsilon, attack="pgd"):
+    """In per cent, clean without an epsilon."""
+    if epsilon is None:
+        return [100 * result["test_accuracy"] for result in group]
+    reports = [report_from_json(result["robustness"]) for result in group]
+    return [
+        100 * report.accuracy[attack][list(report.epsilons).index(epsilon)]
+        for report in reports
+    ]
+
+
+MEASURES = {
+    "clean": lambda group: _accuracies(group, None),
+    "FGSM, ε = 0.05": lambda group: _accuracies(group, 0.05, "fgsm"),
+    "PGD, ε = 0.05": lambda group: _accuracies(group, 0.05),
+    "PGD, ε = 0.1": lambda group: _accuracies(group, 0.1),
+}
+
+
+def _spread(values):
+    """Mean and standard deviation over the seeds; zero for a single one."""
+    values = list(values)
+    return np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
