@@ -19,6 +19,7 @@ The modules, in the order in which a script goes through them:
     results       the JSON files
     figures       which figures the results make, numbered as in the paper
     panels        what is drawn in them
+    looks         colours, lines and markers
     comparisons   figures of widths, exponents and matched trainings
     matching      which training of each penalty is the best
     table         the printed tables

@@ -1,7 +1,6 @@
 """Figures that compare trainings: widths, exponents, and penalties matched with none.
 
-Means over the seeds, and bars of one standard deviation. The colours are those of Okabe
-and Ito, which differ for every eye; a marker tells them apart as well.
+Means over the seeds, and bars of one standard deviation. `looks` has the colours.
 """
 
 import collections
@@ -9,20 +8,10 @@ import collections
 import numpy as np
 from matplotlib.figure import Figure
 
+from .looks import BLACK, BLUE, GREEN, LOOKS, ORANGE, VERMILION
 from .matching import penalty_of
 from .results import report_from_json
 from .table import PENALTIES, grouped
-
-BLACK, ORANGE, BLUE, GREEN, VERMILION = (
-    *("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00"),
-)
-STYLES = {  # colour and marker of each penalty, the same in every figure
-    "vanilla": (BLACK, "o"),
-    "last-paper": (VERMILION, "s"),
-    "last-log": (BLUE, "^"),
-    "last-nearest": (GREEN, "D"),
-    "jacobian": (ORANGE, "v"),
-}
 
 
 def exponents(results):
@@ -109,7 +98,7 @@ def matched(results):
         groups = grouped(found, penalty_of)
         for ax, (title, values) in zip(axes, MEASURES.items(), strict=True):
             for place, (penalty, group) in enumerate(reversed(groups.items())):
-                color, marker = STYLES[penalty]
+                color, marker = LOOKS[penalty]
                 mean, error = _spread(values(group))
                 ax.errorbar(
                     *(mean, place), xerr=error, color=color, marker=marker, capsize=3

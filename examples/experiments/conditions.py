@@ -24,6 +24,8 @@ CONDITIONS = {
 }
 # Those with a spectral penalty, and so with a strength β.
 SPECTRAL = ("last", "whitened-last", "all", "tapered")
+# What "tapered" adds to α in each hidden layer.
+TAPER = (0.5, 0.25, 0.0)
 
 
 def label(settings):

@@ -96,7 +96,8 @@ def _deep(results, conditions, main_figure, first_of_appendix):
         layers = tuple(every[0]["spectra"])
         main[title] = best
         drawn[f"figureA{number}"] = row(title, best, layers)
-        drawn[f"figureA{number + 1}"] = row(title, every, layers)
+        if len(best) < len(every):  # all strengths, where there are several
+            drawn[f"figureA{number + 1}"] = row(title, every, layers)
         drawn[f"figureA{number + 2}"] = row(title, every, (), *ATTACKS)
         drawn[f"figureA{number + 3}"] = row(title, every, (), "noise")
     if main:

@@ -8,7 +8,7 @@ from keras import layers
 
 import keras_powerlaw as kp
 
-from .conditions import SPECTRAL
+from .conditions import SPECTRAL, TAPER
 
 
 def build_model(settings, input_shape, images=None):
@@ -71,7 +71,7 @@ def penalized(model, hidden, settings):
         everywhere = condition in ("all", "tapered")
         alpha = settings["alpha"]
         if condition == "tapered":
-            alpha = [alpha + 0.5, alpha + 0.25, alpha]
+            alpha = [alpha + more for more in TAPER]
         return kp.add_spectral_regularizer(
             model,
             hidden if everywhere else hidden[-1:],

@@ -8,17 +8,20 @@ from matplotlib.figure import Figure
 
 import keras_powerlaw as kp
 
-from .conditions import label
+from .conditions import TAPER, label
+from .looks import look
 from .results import report_from_json
 
 ATTACKS = ("fgsm", "pgd")
-WIDTH, HEIGHT = 4.2, 3.6  # of a panel, in inches
+WIDTH, HEIGHT = 4.2, 3.9  # of a panel, in inches
+# Below a millionth of λ_τ, spectra say nothing about 1/n.
+SMALLEST = 1e-6
 
 
 def row(title, results, layers, *attacks):
     """A figure of the spectra of some layers, then accuracies under some attacks."""
     count = len(layers) + len(attacks)
-    figure = Figure(figsize=(WIDTH * count, HEIGHT + 0.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH * count, _height(results)), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(1, count, squeeze=False)[0]
     for layer, ax in zip(layers, axes, strict=False):
@@ -33,7 +36,8 @@ def row(title, results, layers, *attacks):
 def comparison(results_by_title):
     """A figure of accuracies under FGSM and PGD, architectures side by side."""
     count = len(results_by_title)
-    figure = Figure(figsize=(2 * WIDTH * count, HEIGHT + 0.2), layout="constrained")
+    height = max(map(_height, results_by_title.values()))
+    figure = Figure(figsize=(2 * WIDTH * count, height), layout="constrained")
     parts = np.ravel(figure.subfigures(1, count))
     axes = []
     for part, (title, results) in zip(parts, results_by_title.items(), strict=True):
@@ -48,8 +52,9 @@ def comparison(results_by_title):
 def with_maps(results, rows):
     """A figure of spectrum, FGSM and PGD, with the maps of each network below them."""
     maps_height = 0.6 + 1.6 * len(rows)
-    figure = Figure(figsize=(3 * WIDTH, HEIGHT + maps_height), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[HEIGHT, maps_height])
+    heights = [_height(results), maps_height]
+    figure = Figure(figsize=(3 * WIDTH, sum(heights)), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=heights)
     axes = top.subplots(1, 3)
     _draw_spectra(results, "hidden1", axes[0])
     for attack, ax in zip(ATTACKS, axes[1:], strict=True):
@@ -82,39 +87,74 @@ def _letter(axes):
         ax.set_title(letter, loc="left", fontweight="bold")
 
 
-def _by_label(results, value):
-    grouped = {}
-    for result in results:
-        grouped.setdefault(label(result["settings"]), []).append(value(result))
-    return grouped
-
-
 def _draw_spectra(results, layer, ax):
-
-    def spectrum(result):
-        found = result["spectra"][layer]
-        return kp.Spectrum(found["eigenvalues"], floor=found.get("floor"))
-
-    spectra = _by_label(results, spectrum)
+    groups = _cycled(results, ax)
+    spectra = {name: [] for name in groups}
+    for name, group in groups.items():
+        for result in group:
+            found = result["spectra"][layer]
+            spectra[name].append(
+                kp.Spectrum(found["eigenvalues"], floor=found.get("floor"))
+            )
     taus = {result["settings"]["tau"] for result in results} - {None}
-    kp.plot_spectrum(spectra, ax, tau=min(taus, default=10))
+    tau = min(taus, default=10)
+    kp.plot_spectrum(spectra, ax, tau=tau)
+    # Each curve is followed by its star; before these marks, those of the conditions.
+    for star, group in zip(ax.lines[1::2], groups.values(), strict=False):
+        star.set(marker=_look(group[0], results)["marker"], markersize=8)
+    if any(result["settings"]["condition"] == "tapered" for result in results):
+        alpha = 1 + TAPER[int(layer.removeprefix("hidden")) - 1]
+        if alpha > 1:
+            n = np.array([tau, ax.get_xlim()[1]])
+            ax.plot(n, (n / tau) ** -alpha, "k:", lw=1, label=f"$n^{{{-alpha:g}}}$")
+    ax.set_ylim(bottom=max(ax.get_ylim()[0], SMALLEST))
     ax.set_title(f"hidden layer {layer.removeprefix('hidden')}")
-    # As in the paper, whitened networks are dashed and marked by a diamond. Each curve
-    # is followed by its star.
-    for curve, star in zip(ax.lines[:-1:2], ax.lines[1::2], strict=True):
-        if curve.get_label().startswith("Whitened"):
-            curve.set_linestyle("--")
-            star.set(marker="D", markersize=7)
-    ax.legend(fontsize=6, loc="lower left")
+    _put_legend_below(ax)
 
 
 def _draw_robustness(results, attack, ax):
-    reports = _by_label(results, lambda result: report_from_json(result["robustness"]))
+    groups = _cycled(results, ax)
+    reports = {
+        name: [report_from_json(result["robustness"]) for result in group]
+        for name, group in groups.items()
+    }
     kp.plot_robustness(reports, attack, ax=ax)
-    for curve in ax.lines:
-        if curve.get_label().startswith("Whitened"):
-            curve.set_linestyle("--")
-    ax.legend(fontsize="x-small")
+    for curve, group in zip(ax.lines, groups.values(), strict=True):
+        curve.set(marker=_look(group[0], results)["marker"], markersize=5)
+    _put_legend_below(ax)
+
+
+def _cycled(results, ax):
+    """Results by label; what is drawn next has their colours and lines, in order."""
+    groups = {}
+    for result in results:
+        groups.setdefault(label(result["settings"]), []).append(result)
+    looks = [_look(group[0], results) for group in groups.values()]
+    ax.set_prop_cycle(
+        color=[each["color"] for each in looks],
+        linestyle=[each["linestyle"] for each in looks],
+    )
+    return groups
+
+
+def _look(result, results):
+    condition = result["settings"]["condition"]
+    strengths = {
+        other["settings"]["beta"]
+        for other in results
+        if other["settings"]["condition"] == condition
+    }
+    return look(result["settings"], strengths)
+
+
+def _put_legend_below(ax):
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
+    ax.legend(fontsize="small", frameon=False, **below)
+
+
+def _height(results):
+    """Of a row of panels in inches, with the legend below them."""
+    return HEIGHT + 0.19 * len({label(result["settings"]) for result in results})
 
 
 def _columns(rows):
