@@ -33,9 +33,9 @@ def look(settings, strengths):
         strengths: Every β that its condition has in the figure.
     """
     color, marker = LOOKS[settings["condition"]]
-    line = "--"
-    if settings["condition"] != "vanilla":
-        line = LINES[
-            sorted(strengths, key=lambda beta: beta or 0).index(settings["beta"])
-        ]
+    if settings["condition"] == "vanilla":
+        line = "--"
+    else:
+        place = sorted(strengths, key=lambda beta: beta or 0).index(settings["beta"])
+        line = LINES[place % len(LINES)]
     return {"color": color, "marker": marker, "linestyle": line}
