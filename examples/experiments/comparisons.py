@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from .looks import BLACK, BLUE, GREEN, LOOKS, ORANGE, VERMILION
 from .matching import penalty_of
+from .panels import letter
 from .results import report_from_json
 from .table import PENALTIES, grouped
 
@@ -39,8 +40,10 @@ def exponents(results):
             if plain:
                 mean, _ = _spread(_accuracies(plain, epsilon))
                 ax.axhline(mean, color=color, linestyle="--", linewidth=1)
-        ax.set(title=title, xlabel="measured exponent", ylabel="accuracy [%]")
+        ax.set(title=title, xlabel="measured exponent", ylabel="accuracy (%)")
         ax.legend(fontsize="small")
+    axes[1].set_ylim(0, 100)
+    letter(axes)
     if plain:
         mean, _ = _spread(map(_exponent, plain))
         figure.suptitle(f"dashed: without a penalty, exponent {mean:.2f}", fontsize=9)
@@ -81,11 +84,12 @@ def widths(results):
                     **{"capsize": 2, "label": f"{name}, batches of {kind}"},
                 )
         title = "clean" if epsilon is None else f"PGD, ε = {epsilon:g}"
-        ax.set(xscale="log", title=title, xlabel="units", ylabel="accuracy [%]")
+        ax.set(xscale="log", title=title, xlabel="units", ylabel="accuracy (%)")
         shown = sorted({width for width, _ in sizes})
         ax.set_xticks(shown, [f"{width:,}" for width in shown], minor=False)
         ax.minorticks_off()
     axes[0].legend(fontsize="x-small")
+    letter(axes)
     return {"widths": figure}
 
 
@@ -107,7 +111,8 @@ def matched(results):
                     ax.axvline(mean, color=color, linestyle="--", linewidth=1)
             names = [PENALTIES[penalty] for penalty in reversed(groups)]
             ax.set_yticks(range(len(names)), names)
-            ax.set(title=title, xlabel="accuracy [%]", ylim=(-0.6, len(names) - 0.4))
+            ax.set(title=title, xlabel="accuracy (%)", ylim=(-0.6, len(names) - 0.4))
+        letter(axes)
         figures[f"matched-{architecture}"] = figure
     return figures
 

@@ -29,7 +29,7 @@ def row(title, results, layers, *attacks):
     for attack, ax in zip(attacks, axes[len(layers) :], strict=True):
         _draw_robustness(results, attack, ax)
     if count > 1:
-        _letter(axes)
+        letter(axes)
     return figure
 
 
@@ -45,7 +45,7 @@ def comparison(results_by_title):
         for ax, attack in zip(part.subplots(1, 2), ATTACKS, strict=True):
             _draw_robustness(results, attack, ax)
             axes.append(ax)
-    _letter(axes)
+    letter(axes)
     return figure
 
 
@@ -59,7 +59,7 @@ def with_maps(results, rows):
     _draw_spectra(results, "hidden1", axes[0])
     for attack, ax in zip(ATTACKS, axes[1:], strict=True):
         _draw_robustness(results, attack, ax)
-    _letter(axes)
+    letter(axes)
     bottom.suptitle("$\\bf{D}$  sensitivity maps, sum over all training images")
     _draw_maps(bottom, rows, "total")
     return figure
@@ -82,7 +82,7 @@ def maps(title, rows, what):
     return figure
 
 
-def _letter(axes):
+def letter(axes):
     for letter, ax in zip("ABCDE", axes, strict=False):
         ax.set_title(letter, loc="left", fontweight="bold")
 
