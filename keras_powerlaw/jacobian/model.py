@@ -38,12 +38,12 @@ def add_jacobian_regularizer(
     By default, the penalty is the mean squared norm of the gradient of the loss with
     respect to the input,
 
-    R = β/B Σ_b ‖∂L(f(s_b), y_b) / ∂s_b‖²
+        R = β/B ∑_b ‖∂L(f(s_b), y_b) / ∂s_b‖²
 
     With `projections=P`, it is the mean squared Frobenius norm of the Jacobian of the C
     outputs, estimated from P random directions uniform on the unit sphere,
 
-    R = β/B Σ_b C/P Σ_p ‖v_pbᵀ J_b‖²,  J_b = ∂f(s_b) / ∂s_b
+        R = β/B ∑_b C/P ∑_p ‖v_pbᵀ J_b‖²,  J_b = ∂f(s_b) / ∂s_b
 
     The estimate is unbiased, and exact for P = C, when v runs over the standard basis.
 

@@ -32,11 +32,7 @@ def plot_robustness(
 
     Every curve starts with the clean accuracy at ε = 0. For several reports under one
     label (seeds), it shows their mean, with a band of ±1 sample standard deviation
-    (divisor: number of reports − 1):
-
-    ```
-    mean(accuracy) ± sqrt(Σ (accuracy − mean(accuracy))² / (reports − 1))
-    ```
+    (divisor: number of reports − 1).
 
     Args:
         reports: Dictionary from label to `RobustnessReport`, or to a list of them.

@@ -31,13 +31,9 @@ def plot_spectrum(
 ) -> Axes:
     """Plots eigenvalue spectra against the target power law.
 
-    On logarithmic axes, each curve shows the variance along the n-th principal
-    component relative to the variance along the τ-th, so that networks of
-    different scales can be compared:
-
-    ```
-    λₙ / λ_τ   against the dashed line   (n / τ)^(−α)
-    ```
+    On logarithmic axes, each curve shows λₙ/λ_τ, the variance along the n-th principal
+    component relative to that along the τ-th, so that networks of different scales can
+    be compared. The dashed line is the target, (n/τ)^(−α).
 
     The components that the regularizer leaves free, n < τ, are shaded. A star
     marks the number of components that carry 90 % of the variance, and the legend

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from keras_powerlaw.robustness.attacks.attack import Attack
 from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
-from keras_powerlaw.robustness.attacks.table import ATTACKS, BY_NAME, PAPER_ATTACKS
+from keras_powerlaw.robustness.attacks.table import ATTACKS, BY_NAME
 from keras_powerlaw.robustness.checkpoint import Checkpoint
 from keras_powerlaw.robustness.checks import measure_checks
 from keras_powerlaw.robustness.inputs import (
@@ -45,7 +45,7 @@ def evaluate_robustness(
     x: ArrayLike,
     y: ArrayLike,
     epsilons: ArrayLike,
-    attacks: Sequence[str] | Literal["strong"] = PAPER_ATTACKS,
+    attacks: Sequence[str] | Literal["strong"] = ("fgsm", "pgd", "noise"),
     *,
     norm: float | Literal["inf"] = "inf",
     pgd_steps: int = 40,
@@ -61,28 +61,26 @@ def evaluate_robustness(
 ) -> RobustnessReport:
     """Measures a classifier's accuracy under attacks of increasing strength.
 
-    The attacks of the paper, for an image `s` with label `y`, cross-entropy loss `L`
-    and model `f`:
+    The attacks of the paper are three. For an image s with label y, the model f and its
+    cross-entropy L, `"fgsm"` goes one step to
 
-    ```
-    fgsm    s + ε sign(∇ₛ L(f(s), y))
-    pgd     s + δ, from δ = 0 by δ ← Proj(δ + η sign(∇_δ L(f(s + δ), y)))
-    noise   s + ε z,  z standard normal
-    ```
+        s + ε sign(∇ₛ L(f(s), y))
 
-    where `Proj` clips every entry of δ to [−ε, ε] and `η` is `pgd_step_size`.
-    The sign in the PGD step makes it the steepest ascent in the maximum norm,
-    in which ε is measured. Perturbed images are clipped to `clip`.
+    while `"pgd"` goes to s + δ in many steps, from δ = 0 by
 
-    The strong attacks, which test the results of the first:
+        δ ← Proj(δ + η sign(∇_δ L(f(s + δ), y)))
 
-    ```
-    uniform_noise  uniform in the ball of radius ε
-    pgd_ce         PGD on L, from the image and from random points of the ball
-    pgd_dlr        the same on the margin of the logits
-    autopgd        AutoPGD, with its own step sizes, on both losses
-    square         Square, which uses no gradient
-    ```
+    where Proj clips every entry of δ to [−ε, ε] and η is `pgd_step_size`. The sign
+    makes it the steepest ascent in the maximum norm, in which ε is measured. `"noise"`
+    adds ε times standard normal noise. Perturbed images are clipped to `clip`.
+
+    The strong attacks test the results of the first:
+
+    - `"uniform_noise"`: noise, uniform in the ball of radius ε.
+    - `"pgd_ce"`: PGD on L, from the image and from random points of the ball.
+    - `"pgd_dlr"`: the same on the margin of the logits.
+    - `"autopgd"`: AutoPGD, with its own step sizes, on both losses.
+    - `"square"`: Square, which uses no gradient.
 
     The last four count an image as broken if any point along the attack's path is
     misclassified, at ε or a smaller strength. They run in this order, whatever the

@@ -29,7 +29,7 @@ class Distance(NamedTuple):
 
 
 class PowerLawFits:
-    """What is fitted to `eigenvalues` over `fit_range`, for any kind of spectrum."""
+    """A `Spectrum` or a `CrossValidatedSpectrum`, with what is fitted to it."""
 
     eigenvalues: NDArray[np.float64]
     fit_range: tuple[int, int] | None
@@ -98,9 +98,7 @@ class PowerLawFits:
     ) -> Distance:
         """How far the spectrum is from a target: |log λₙ/γₙ| over a range.
 
-        ```
-        γₙ = λ_τ (n / τ)^(−α)
-        ```
+            γₙ = λ_τ (n/τ)^(−α)
 
         with τ the first n of the range. Of a spectrum as the target, γₙ are its
         eigenvalues times the factor that makes γ_τ = λ_τ.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import keras
 
@@ -24,10 +24,8 @@ from keras_powerlaw.support.batches import count_examples
 from keras_powerlaw.support.layers import find_layers, unique_names
 from keras_powerlaw.support.memory import require_memory_for_samples
 from keras_powerlaw.support.progress import Progress
-from keras_powerlaw.support.types import Reduction, Verbose
+from keras_powerlaw.support.types import LayerChoice, Reduction, Verbose
 from keras_powerlaw.support.units import output_units, validate_reduction
-
-LayerChoice: TypeAlias = "keras.layers.Layer | str | type[keras.layers.Layer]"
 
 
 @overload

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_powerlaw.spectral.measuring import LayerChoice, measure_spectrum
+from keras_powerlaw.spectral.measuring import measure_spectrum
 from keras_powerlaw.spectral.recordings import StreamingSpectrum
 from keras_powerlaw.spectral.schedule import Schedule
 from keras_powerlaw.spectral.spectrum import Spectrum
@@ -27,7 +27,7 @@ from keras_powerlaw.support.layers import (
     unique_names,
 )
 from keras_powerlaw.support.memory import require_memory
-from keras_powerlaw.support.types import Reduction, Verbose
+from keras_powerlaw.support.types import LayerChoice, Reduction, Verbose
 from keras_powerlaw.support.units import output_units, validate_reduction
 
 # What is logged of a spectrum.

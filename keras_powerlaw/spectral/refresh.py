@@ -39,7 +39,7 @@ def refresh_eigenbasis(
 ) -> dict[str, Spectrum]:
     """Renews the eigenbasis of every regularized layer of a model.
 
-    Σ = V Λ Vᵀ,  λ₁ ≥ λ₂ ≥ …
+        Σ = V Λ Vᵀ,  λ₁ ≥ λ₂ ≥ …
 
     A single pass over the data in inference mode measures the covariance Σ of every
     regularized layer, accumulated batch by batch in float64. LAPACK decomposes it,

@@ -49,7 +49,7 @@ class SpectralActivityRegularizer(
 
     Adds to the training loss
 
-    R = β/N Σ_{n=τ}^{N} (λₙ/γₙ − 1)²,  γₙ = κ n^(−α)
+        R = β/N ∑_{n=τ}^{N} (λₙ/γₙ − 1)²,  γₙ = κ n^(−α)
 
     where λ₁ ≥ … ≥ λ_N are the eigenvalues of the covariance of the layer's N units over
     the batch. κ makes R as small as it can be: the power law is the nearest one. So R
@@ -57,7 +57,8 @@ class SpectralActivityRegularizer(
     and β.
     With `form="paper"`, it is the penalty of the paper,
 
-    R = β/N Σ_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],  γₙ = λ_τ (n/τ)^(−α)
+        R = β/N ∑_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],
+        γₙ = λ_τ (n/τ)^(−α)
 
     where λ_τ within γₙ is treated as a constant in the gradient. On layers without
     batch normalization, it can end in activations that vary in a few directions only.

@@ -79,9 +79,7 @@ def cross_validated_spectrum(
 ) -> CrossValidatedSpectrum:
     """The spectrum of what two repeats of the same stimuli have in common (cvPCA).
 
-    ```
-    λₙ = 1/(M−1) Σₘ (vₙ·aₘ)(vₙ·bₘ)
-    ```
+        λₙ = 1/(M − 1) ∑ₘ (vₙ · aₘ) (vₙ · bₘ)
 
     where aₘ and bₘ are the centered responses to stimulus m, one of each repeat, and vₙ
     the principal components of a alone. Noise that differs between the repeats adds to

@@ -63,7 +63,7 @@ def sensitivity_maps(
 ) -> SensitivityMaps:
     """Measures which pixels the eigenvalues of a layer's covariance depend on.
 
-    ∂λₙ/∂x_m = 2/(M − 1) (vₙ · (h_m − μ)) vₙᵀ ∂h_m/∂x_m
+        ∂λₙ/∂x_m = 2/(M − 1) (vₙ · (h_m − μ)) vₙᵀ ∂h_m/∂x_m
 
     for image m of M, its activations h_m, and the eigenvector vₙ. Since
     ∂λₙ = vₙᵀ ∂Σ vₙ, this is the derivative through the covariance over the *whole*

@@ -142,7 +142,7 @@ class Spectrum(PowerLawFits):
 
     @property
     def participation_ratio(self) -> float:
-        """Effective dimension (Σ λₙ)² / Σ λₙ².
+        """Effective dimension (∑ λₙ)² / ∑ λₙ².
 
         NaN if `eigenvalues` are only the leading ones.
 
@@ -157,7 +157,7 @@ class Spectrum(PowerLawFits):
 
     @property
     def effective_rank(self) -> float:
-        """exp(−Σ pₙ log pₙ) with pₙ = √λₙ / Σ √λₘ, of the eigenvalues above `floor`.
+        """exp(−∑ pₙ log pₙ) with pₙ = √λₙ / ∑ √λₘ, of the eigenvalues above `floor`.
 
         The exponential of the entropy of the normalized singular values of the centered
         samples; RankMe is that of samples as they are. Between 1 and `rank`; NaN if
@@ -177,7 +177,7 @@ class Spectrum(PowerLawFits):
 
     @property
     def stable_rank(self) -> float:
-        """Σ λₙ / λ₁: the squared Frobenius over the squared spectral norm of samples.
+        """∑ λₙ / λ₁: the squared Frobenius over the squared spectral norm of samples.
 
         Reference:
             Rudelson and Vershynin (2007), *Sampling from large matrices*.

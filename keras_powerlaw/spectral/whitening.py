@@ -31,7 +31,7 @@ MARGIN = 16
 class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
     """Whitens activations: mean zero, covariance the identity.
 
-    x̃ = R⁻¹ (x − μ),  R Rᵀ = Σ + ridge · I
+        x̃ = R⁻¹ (x − μ),  R Rᵀ = Σ + ridge · I
 
     where μ and Σ are the mean and covariance over the batch, and R is the lower
     Cholesky factor. Gradients flow through all three. Inputs with more than two
@@ -54,6 +54,7 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
         use_batch_statistics: If `True`, use the batch's mean and covariance at
             inference too, as the paper's authors did. Each output then depends on the
             whole batch, and so does every attack on the model. Defaults to `False`.
+        **kwargs: Those of every Keras layer, such as `name` and `dtype`.
 
     Input shape:
         `(batch, …)`.

@@ -1,21 +1,27 @@
-"""Type aliases."""
+"""Names of types that the signatures use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-# A tensor of the current Keras backend.
+if TYPE_CHECKING:
+    import keras
+
 Tensor: TypeAlias = Any
+"""A tensor of the current Keras backend."""
 
-# How activations with positions become samples of units; see `support/units.py`.
 Reduction: TypeAlias = Literal["flatten", "channels", "mean"]
+"""How activations with positions become samples of units."""
 
-# What the penalty sums over the eigenvalues; see `spectral/penalty.py`.
 Form: TypeAlias = Literal["nearest", "paper", "log"]
+"""What the penalty sums over the eigenvalues."""
 
-# "auto" shows progress only when the work is slow.
 Verbose: TypeAlias = Literal["auto", 0, 1]
+"""`"auto"` shows progress only when the work is slow."""
 
-# Called with the fraction of the work that is done, from 0 to 1.
+LayerChoice: TypeAlias = "keras.layers.Layer | str | type[keras.layers.Layer]"
+"""A layer of a model, its name, or a class, for all layers of that class."""
+
 ReportProgress: TypeAlias = Callable[[float], None]
+"""Called with the fraction of the work that is done, from 0 to 1."""

@@ -67,6 +67,5 @@ ATTACKS = (
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 
-# The attacks that run by default, and those with which a table shows a worst case.
-PAPER_ATTACKS = ("fgsm", "pgd", "noise")
+# The attacks with which a table shows a worst case.
 STRONG_ATTACKS = tuple(attack.name for attack in ATTACKS if attack.follows_up)
