@@ -33,24 +33,28 @@ EXAMPLES = [
     "tensorflow-datasets>=4.9.7",
     "importlib_resources",  # tensorflow-datasets imports it without declaring it
 ]
-# ruff is held to one minor version, because each may format differently; mypy to one
-# major version, because each may find something else in the same types.
+# Held to one minor version, because each may format differently; mypy to one major
+# version, because each may find something else in the same types.
+RUFF = "ruff==0.17.*"
+DOCS = [
+    RUFF,  # lays out the signatures
+    "griffelib>=2",
+    "latex2mathml>=3.77",
+    "mkdocs-glightbox>=0.5",
+    "mkdocs-material>=9.5",
+    "mkdocstrings[python]>=1.0",
+    "selenium>=4.20",
+]
+# The tests build the site.
 TEST = [
+    *DOCS,
     *EXAMPLES,
     *STRONG,
     "mypy==2.*",
     "pandas>=2.1",
     "pytest>=8",
     "pytest-xdist>=3",
-    "ruff==0.17.*",
     "tensorboard",
-]
-DOCS = [
-    "latex2mathml>=3.77",
-    "mkdocs-glightbox>=0.5",
-    "mkdocs-material>=9.5",
-    "mkdocstrings[python]>=1.0",
-    "selenium>=4.20",
 ]
 
 setup(
