@@ -36,19 +36,24 @@ EXAMPLES = [
 # Held to one minor version, because each may format differently; mypy to one major
 # version, because each may find something else in the same types.
 RUFF = "ruff==0.17.*"
+# The site runs the notebooks, which need the examples' packages; ruff lays out its
+# signatures.
 DOCS = [
-    RUFF,  # lays out the signatures
+    *EXAMPLES,
+    RUFF,
     "griffelib>=2",
+    "ipykernel>=6.29",
     "latex2mathml>=3.77",
     "mkdocs-glightbox>=0.5",
     "mkdocs-material>=9.5",
     "mkdocstrings[python]>=1.0",
+    "nbclient>=0.10",
+    "nbconvert>=7.16",
     "selenium>=4.20",
 ]
 # The tests build the site.
 TEST = [
     *DOCS,
-    *EXAMPLES,
     *STRONG,
     "mypy==2.*",
     "pandas>=2.1",

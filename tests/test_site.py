@@ -186,3 +186,13 @@ class TestSite:
         )
         for path, html in self.pages(site).items():
             assert not loading.search(html), (path, loading.search(html)[0])
+
+    @pytest.mark.parametrize(
+        "name", [path.stem for path in (ROOT / "docs/notebooks").glob("*.ipynb")]
+    )
+    def test_a_notebook_shows_what_it_has_drawn(self, site, name):
+        [(path, html)] = self.pages(site, f"notebooks/{name}").items()
+        figures = re.findall(r'src="(figure_\w+\.png)"', html)
+        assert figures
+        assert all((path.parent / figure).stat().st_size > 5000 for figure in figures)
+        assert (path.parent / f"{name}.ipynb").exists()
