@@ -1,23 +1,38 @@
-"""Runs the Python blocks of README.md, docs/*.md and the public docstrings.
+"""Runs the Python of README.md, the pages and notebooks in docs/, and the docstrings.
 
-The blocks of a page run in order and share their names; each docstring runs on its
-own. A block of a page is left out by a comment on the line before its fence:
-`<!-- not run: reason -->`, or `<!-- only on tensorflow -->` on the other backends.
+The blocks of a page and the cells of a notebook run in order and share their names;
+each docstring runs on its own. A block of a page is left out by a comment on the line
+before its fence: `<!-- not run: reason -->`, or `<!-- only on tensorflow -->` on the
+other backends.
+
+A page or notebook that needs more than the package alone names the extras, as in
+`pip install ".[plots]"`. It runs without the packages of all others.
 """
 
+import importlib.metadata
 import inspect
+import json
 import re
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 from backend import BACKEND
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import keras_powerlaw
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SLOW = {"gallery.md": pytest.mark.slow}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
+# What users install for what they do; and the backend that is there anyway.
+EXTRAS = {"examples", "plots", "robustness", "strong"}
+BACKENDS = {"tensorflow", "jax", "torch"}
+# `pip install ".[plots,strong]"`, `keras-powerlaw[plots]`, or: the extra `plots`.
+NAMED_EXTRAS = re.compile(r"(?:\.\[|law\[|extra `)([\w,]+)")
+SLOW = {"docs/gallery.md"}
 
 BLOCK = re.compile(
     r"^(?:[ ]*<!-- (?:(?P<not_run>not run: \S.*)|only on (?P<backend>\w+)) -->\n)?"
@@ -61,13 +76,73 @@ DOCSTRINGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(each, id=each.name, marks=SLOW.get(each.name, ())) for each in PAGES],
-)
+def required(package, extra=""):
+    """The packages that one requires, or that an extra of it adds to these."""
+    try:
+        requirements = importlib.metadata.requires(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        requirements = []
+    for requirement in map(Requirement, requirements):
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if always != bool(extra) and (always or marker.evaluate({"extra": extra})):
+            yield canonicalize_name(requirement.name)
+
+
+def packages_of(extras):
+    """The packages that extras install, with those that these require in turn."""
+    installed = set()
+    new = {name for extra in extras for name in required("keras-powerlaw", extra)}
+    while new:
+        installed |= new
+        new = {needed for name in new for needed in required(name)} - installed
+    return installed
+
+
+def hide_other_extras(text, monkeypatch):
+    """Lets imports fail that need an extra which the text does not name."""
+    named = set(re.findall(r"\w+", " ".join(NAMED_EXTRAS.findall(text))))
+    optional = {name for extra in EXTRAS for name in required("keras-powerlaw", extra)}
+    hidden = optional - packages_of(BACKENDS | EXTRAS & named)
+    tops = {
+        module
+        for module, packages in importlib.metadata.packages_distributions().items()
+        if not hidden.isdisjoint(map(canonicalize_name, packages))
+    }
+    for module in {*tops, *sys.modules}:
+        if module.partition(".")[0] in tops:
+            monkeypatch.setitem(sys.modules, module, None)
+
+
+def path_in_repository(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def as_case(page):
+    name = path_in_repository(page)
+    return pytest.param(page, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+
+
+@pytest.mark.parametrize("page", map(as_case, PAGES))
 def test_page(page, tmp_path, monkeypatch):
+    text = page.read_text(encoding="utf-8")
+    hide_other_extras(text, monkeypatch)
     monkeypatch.chdir(tmp_path)
-    run(page.read_text(encoding="utf-8"), str(page))
+    run(text, str(page))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=path_in_repository)
+def test_notebook(notebook, tmp_path, monkeypatch):
+    text = notebook.read_text(encoding="utf-8")
+    hide_other_extras(text, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "documentation"}
+    for number, cell in enumerate(json.loads(text)["cells"]):
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"], "Kept without outputs: the site has them."
+            code = "".join(cell["source"])
+            exec(compile(code, f"{notebook.name}, cell {number}", "exec"), namespace)
 
 
 @pytest.mark.parametrize("name, docstring", DOCSTRINGS.items(), ids=DOCSTRINGS)
