@@ -14,6 +14,30 @@ def only(*backends, why):
     )
 
 
+def tensorflow():
+    """TensorFlow, or a skip where another backend is installed alone."""
+    return pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+
+
+def without(*packages):
+    """Lines of Python after which these packages are found no more."""
+    return f"""
+import sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, *rest):
+        return None if name in {packages} else self.finder.find_spec(name, *rest)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
+
+
 def to_numpy(tensor):
     """Any dtype, bfloat16 included, as NumPy's float64."""
     return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")).astype(float)

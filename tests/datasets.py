@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from backend import tensorflow
 
 import keras_powerlaw as kp
 
@@ -32,9 +33,8 @@ class Batches(keras.utils.PyDataset):
 
 def tf_dataset(*arrays, size):
     """The same batches as a `tf.data.Dataset`."""
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices(arrays).batch(size)
+    batches = tensorflow().data.Dataset.from_tensor_slices(arrays)
+    return batches.batch(size)
 
 
 def report_with(clean, *, epsilons=(0.1, 0.2), images=20, **accuracies):

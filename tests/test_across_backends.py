@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 from across_backends import EPSILONS, compiled_model, results
-from backend import BACKEND, only
+from backend import BACKEND, only, tensorflow
 from models import hidden, network
 
 import keras_powerlaw as kp
@@ -127,8 +127,7 @@ class TestFiles:
 @only("tensorflow", "jax", why="Keras exports it without TensorFlow's SavedModel")
 class TestServing:
     def test_exported_graph_has_neither_penalty_nor_basis(self, tmp_path):
-        import tensorflow as tf
-
+        tf = tensorflow()
         x = np.random.default_rng(0).random((200, 16)).astype("float32")
         # JAX's Cholesky factorization is a call that TensorFlow's runtime lacks.
         model = compiled_model(whitened=BACKEND != "jax")

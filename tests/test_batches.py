@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.sparse
+from backend import tensorflow
 from datasets import Batches, tf_dataset
 from keras import layers, ops
 
@@ -63,15 +64,11 @@ def frame(x):
 
 
 def tf_sparse(x):
-    import tensorflow as tf
-
-    return tf.sparse.from_dense(x)
+    return tensorflow().sparse.from_dense(x)
 
 
 def tf_tensor(x):
-    import tensorflow as tf
-
-    return tf.constant(x)
+    return tensorflow().constant(x)
 
 
 KINDS = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 import scipy.linalg
-from backend import to_numpy, within_fit
+from backend import tensorflow, to_numpy, within_fit
 from datasets import Batches, gaussian, tf_dataset
 from keras import layers, ops
 from models import Subclassed, compiled, feature_map, hidden, network
@@ -47,8 +47,7 @@ def activities(model, x):
 
 
 def as_tf_data_without_labels(x, y):
-    import tensorflow as tf
-
+    tf = tensorflow()
     return tf.data.Dataset.from_tensor_slices(x).batch(229)  # leaves a batch of one
 
 
@@ -302,6 +301,7 @@ class TestCallback:
         np.testing.assert_allclose(history.history["loss"], reported, rtol=1e-5)
 
     def test_exponent_is_logged(self, model, data, tmp_path, capsys):
+        tensorflow()  # which writes what TensorBoard shows
         logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
         board = keras.callbacks.TensorBoard(tmp_path / "board")
         refresh = kp.EigenbasisRefresh(data[0])

@@ -1,14 +1,17 @@
 """The package as a whole: what it imports, names, documents and declares."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from backend import without
 
 import keras_powerlaw
+from keras_powerlaw.robustness.attacks.table import ATTACKS
 
 ROOT = Path(__file__).parent.parent
 OPTIONAL = ["cleverhans", "matplotlib", "sklearn", "tensorflow_datasets"]
@@ -23,6 +26,45 @@ def test_import_needs_no_optional_package():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "backend, title",
+    {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}.items(),
+)
+def test_a_missing_backend_is_named(backend, title):
+    code = without(backend) + "import keras_powerlaw"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *_, message = result.stderr.strip().splitlines()
+    assert message.startswith(
+        f"ModuleNotFoundError: Keras is set to run on {title}, which is not installed. "
+        f"Install it with: pip install 'keras-powerlaw[{backend}]', or choose another"
+    )
+
+
+def test_advice_names_extras_that_exist():
+    extras = importlib.metadata.metadata("keras-powerlaw").get_all("Provides-Extra")
+    attacks = {attack.requires.extra for attack in ATTACKS if attack.requires}
+    assert attacks | {"tensorflow", "jax", "torch", "plots"} <= set(extras)
+
+
+def test_links_are_absolute_where_the_readme_is_shown_without_the_repository():
+    page = importlib.metadata.metadata("keras-powerlaw").get_payload()
+    links = re.findall(r"\]\(([^)\s]+)\)", page)
+    assert len(links) > 5
+    assert all(link.startswith(("https://", "#")) for link in links), links
+    assert len(re.findall(r"!\[[^\]]*\]\(https://\S+/raw/\S+\.png\)", page)) == 1
+    shown, readme = (
+        re.sub(r"\]\(\S+\)", "", text).split()
+        for text in (page, (ROOT / "README.md").read_text(encoding="utf-8"))
+    )
+    assert shown == readme
 
 
 def test_version_is_that_of_the_installed_package():

@@ -1,5 +1,8 @@
 """What the figures show: line data, markers, shading and labels."""
 
+import re
+import sys
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -40,6 +43,13 @@ def close_figures():
 @pytest.fixture
 def ax():
     return plt.figure(figsize=(4, 3), layout="constrained").subplots()
+
+
+def test_missing_matplotlib_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    message = re.escape("pip install 'keras-powerlaw[plots]'")
+    with pytest.raises(ImportError, match=message):
+        plot_spectrum(Spectrum(1 / np.arange(1, 51.0)))
 
 
 def power_law(exponent=1.0, units=200, scale=1.0):

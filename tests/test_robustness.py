@@ -215,7 +215,7 @@ class TestGradientAttacks:
         monkeypatch.setitem(sys.modules, "cleverhans", None)
         for name in [name for name in sys.modules if name.startswith("cleverhans.")]:
             monkeypatch.delitem(sys.modules, name)
-        message = re.escape("pip install keras_powerlaw[robustness]")
+        message = re.escape("pip install 'keras-powerlaw[robustness]'")
         with pytest.raises(ImportError, match=message):
             evaluate_robustness(plain, images, labels, EPSILONS)
         evaluate_robustness(plain, images, labels, EPSILONS, ["noise"])

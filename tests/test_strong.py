@@ -471,7 +471,7 @@ class TestToolbox:
         for module in [m for m in sys.modules if m.split(".")[0] == "art"]:
             monkeypatch.delitem(sys.modules, module)
         monkeypatch.setitem(sys.modules, "art", None)
-        message = re.escape("pip install keras_powerlaw[strong]")
+        message = re.escape("pip install 'keras-powerlaw[strong]'")
         with pytest.raises(ImportError, match=message):
             evaluate(trained, images, labels, [name])
 

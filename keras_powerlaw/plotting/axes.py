@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.support import installation
 from keras_powerlaw.support.arguments import invalid_value
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def pyplot() -> Any:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            "Plotting needs Matplotlib. Install it with: "
-            "pip install keras_powerlaw[plots]"
+            "Plotting needs Matplotlib. "
+            f"Install it with: {installation.command('plots')}"
         ) from error
     return plt

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from keras_powerlaw.robustness.logits import Classifier
 from keras_powerlaw.robustness.problem import Problem
+from keras_powerlaw.support import installation
 from keras_powerlaw.support.types import Tensor
 
 
@@ -70,7 +71,7 @@ def require_compatible(*_: Any) -> None:
     except ImportError as error:
         raise ImportError(
             "cleverhans is installed, and cannot be imported. Install it again with: "
-            f"pip install keras_powerlaw[robustness]. The error was: {error}"
+            f"{installation.command('robustness')}. The error was: {error}"
         ) from error
     if keras.backend.backend() == "tensorflow":
         _require_compatible_cleverhans(*modules)
