@@ -94,7 +94,7 @@ setup(
     },
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
-    keywords="keras tensorflow jax pytorch regularization robustness eigenspectrum power-law",
+    keywords="keras tensorflow jax pytorch robustness eigenspectrum power-law",
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

@@ -17,15 +17,17 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
-from backend import BACKEND
+from backend import BACKEND, only
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import keras_powerlaw
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 # What users install for what they do; and the backend that is there anyway.
 EXTRAS = {"examples", "plots", "robustness", "strong"}
@@ -145,6 +147,26 @@ def test_notebook(notebook, tmp_path, monkeypatch):
             exec(compile(code, f"{notebook.name}, cell {number}", "exec"), namespace)
 
 
+@only("tensorflow", why="the README installs it for the example")
+def test_readme_prints_about_what_it_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = README.read_text(encoding="utf-8")
+    hide_other_extras(text, monkeypatch)
+    run(text, str(README))
+    printed, shown = capsys.readouterr().out, re.search(r"```text\n([^`]+)", text)[1]
+    found, expected = (
+        [line.split() for line in t.splitlines()] for t in (printed, shown)
+    )
+    assert found[0] == expected[0]
+    assert [row[0] for row in found[1:]] == [row[0] for row in expected[1:]]
+    found, expected = (
+        np.array([[float(cell.rstrip("%")) for cell in row[1:]] for row in rows[1:]])
+        for rows in (found, expected)
+    )
+    # Exponent, and two accuracies in per cent: not every processor rounds alike.
+    assert np.all(abs(found - expected) < [0.2, 3, 6]), printed
+
+
 @pytest.mark.parametrize("name, docstring", DOCSTRINGS.items(), ids=DOCSTRINGS)
 def test_docstring(name, docstring, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -154,7 +176,7 @@ def test_docstring(name, docstring, tmp_path, monkeypatch):
 def test_every_test_that_a_page_names_exists():
     named = [
         name
-        for page in PAGES
+        for page in (README, *PAGES)
         for name in re.findall(r"`(test_\w+\.py[\w:]*)`", page.read_text("utf-8"))
     ]
     assert named
