@@ -18,7 +18,7 @@ TORCH ?= 2.13.0
 PYTEST = pytest -q -n 2 --dist worksteal
 # What says the same on every backend and with every Keras: `make test` runs it.
 ONCE = $(addprefix --ignore=tests/test_,architecture.py benchmarks.py package.py \
-         small_batches.py)
+         site.py small_batches.py)
 # What shows that a backend needs no other: what to install, what to run.
 ALONE_jax = --editable ".[test,jax]"
 ALONE_torch = --editable ".[test,torch]" torch==$(TORCH)
