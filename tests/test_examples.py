@@ -37,9 +37,11 @@ def test_scripts_run_from_any_folder(tmp_path):
 
 
 def test_quickstart(tmp_path, capsys):
-    quickstart.main(["--epochs", "2", "--output", str(tmp_path)])
+    quickstart.main(["--epochs", "2", "--seeds", "0", "1", "--output", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "plain" in printed and "regularized" in printed
+    rows = printed.split("plain\n")[1].splitlines()
+    assert rows[1::2][:2] == ["plain, best epoch", "regularized"]
+    assert all(row.count("±") == 6 for row in rows[:5:2])
     for name in ("spectrum.png", "robustness.png"):
         assert (tmp_path / name).stat().st_size > 10_000
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from .looks import BLACK, BLUE, GREEN, LOOKS, ORANGE, VERMILION
 from .matching import penalty_of
-from .panels import letter
+from .panels import letter, put_legend_below
 from .results import report_from_json
 from .table import PENALTIES, grouped
 
@@ -41,7 +41,7 @@ def exponents(results):
                 mean, _ = _spread(_accuracies(plain, epsilon))
                 ax.axhline(mean, color=color, linestyle="--", linewidth=1)
         ax.set(title=title, xlabel="measured exponent", ylabel="accuracy (%)")
-        ax.legend(fontsize="small")
+        put_legend_below(ax, ncols=3)
     axes[1].set_ylim(0, 100)
     letter(axes)
     if plain:

@@ -109,7 +109,7 @@ def _draw_spectra(results, layer, ax):
             ax.plot(n, (n / tau) ** -alpha, "k:", lw=1, label=f"$n^{{{-alpha:g}}}$")
     ax.set_ylim(bottom=max(ax.get_ylim()[0], SMALLEST))
     ax.set_title(f"hidden layer {layer.removeprefix('hidden')}")
-    _put_legend_below(ax)
+    put_legend_below(ax)
 
 
 def _draw_robustness(results, attack, ax):
@@ -121,7 +121,7 @@ def _draw_robustness(results, attack, ax):
     kp.plot_robustness(reports, attack, ax=ax)
     for curve, group in zip(ax.lines, groups.values(), strict=True):
         curve.set(marker=_look(group[0], results)["marker"], markersize=5)
-    _put_legend_below(ax)
+    put_legend_below(ax)
 
 
 def _cycled(results, ax):
@@ -147,9 +147,9 @@ def _look(result, results):
     return look(result["settings"], strengths)
 
 
-def _put_legend_below(ax):
+def put_legend_below(ax, **more):
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
-    ax.legend(fontsize="small", frameon=False, **below)
+    ax.legend(fontsize="small", frameon=False, **below, **more)
 
 
 def _height(results):
