@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .conditions import label
+from .conditions import TAPER, label
 from .matching import penalty_of
 from .results import ratio_to_target, report_from_json, strong_accuracy
 
@@ -36,7 +36,8 @@ def over_seeds(values, digits):
 def result_rows(results):
     """Mean ± standard deviation over the seeds of each network, the header first."""
     yield (
-        *("", "", "seeds", "exponents of the hidden layers", "dimension of the last"),
+        *("", "", "seeds", "exponents of the hidden layers", "λ/γ"),
+        "dimension of the last",
         *("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
     )
     groups = grouped(results, lambda each: (each["architecture"], label(each)))
@@ -46,8 +47,12 @@ def result_rows(results):
             for layer in group[0]["spectra"]
         ]
         dimensions = [list(r["spectra"].values())[-1]["dimension_90"] for r in group]
+        ratios = [
+            over_seeds([_ratio(r, layer) for r in group], 2)
+            for layer in group[0]["spectra"]
+        ]
         yield (
-            *(architecture, name, len(group), ", ".join(exponents)),
+            *(architecture, name, len(group), ", ".join(exponents), ", ".join(ratios)),
             over_seeds(dimensions, 0),
             *_percentage_cells(group),
         )
@@ -123,13 +128,21 @@ def _steps(result):
     return settings["epochs"] * -(-result["trained_images"] // settings["batch_size"])
 
 
+def _ratio(result, layer):
+    """λ/γ of a layer, 1/n for a network without a target."""
+    settings = result["settings"]
+    alpha = settings["alpha"] or 1.0
+    if settings["condition"] == "tapered":
+        alpha += TAPER[list(result["spectra"]).index(layer)]
+    return ratio_to_target(result["spectra"][layer], alpha)
+
+
 def _spectrum_cells(group):
     """Exponent of the last hidden layer, and its eigenvalues over the target's."""
-    spectra = [list(result["spectra"].values())[-1] for result in group]
-    alpha = group[0]["settings"]["alpha"] or 1.0
+    *_, last = group[0]["spectra"]
     return (
-        over_seeds([spectrum["exponent"] for spectrum in spectra], 2),
-        over_seeds([ratio_to_target(spectrum, alpha) for spectrum in spectra], 2),
+        over_seeds([result["spectra"][last]["exponent"] for result in group], 2),
+        over_seeds([_ratio(result, last) for result in group], 2),
     )
 
 
