@@ -74,6 +74,7 @@ TEST = [
     "pandas>=2.1",
     "pytest>=8",
     "pytest-xdist>=3",
+    "tensorboard",
 ]
 DEV = [*DOCS, *TEST, "mypy==2.*", "pre-commit>=3"]
 
