@@ -410,7 +410,9 @@ def test_smoke_preset_runs_the_whole_paper(tmp_path):
         ["--preset", "smoke", "--output", str(tmp_path), "--attacked", "10"]
     )
     assert len(results) == 20
-    numbers = ["2", "3", "4", "5", *(f"A{number}" for number in range(6, 26))]
+    of_all_strengths = {11, 15, 19, 23}  # and there is one
+    appendix = [number for number in range(6, 26) if number not in of_all_strengths]
+    numbers = ["2", "3", "4", "5", *(f"A{number}" for number in appendix)]
     assert {f"digits-figure{number}" for number in numbers} <= set(figures_in(tmp_path))
 
 
