@@ -48,12 +48,12 @@ def refresh(width, data, rounds):
 
     others = {}
     if device()[0] != "cpu":
+        on_device = window.samples()
         others = {
             "on the device": lambda: decompose_samples(on_device, on_host=False),
             "on the host": lambda: decompose_samples(on_device, on_host=True),
-            "turned by products": turn_once(window.samples()),
+            "turned by products": turn_once(on_device),
         }
-        on_device = window.samples()
         for run in others.values():
             run()  # warms up
     times = {part: [] for part in ("refresh", "products", "decomposition", *others)}

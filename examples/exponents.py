@@ -15,7 +15,7 @@ order in which this script goes through them.
 import argparse
 
 from experiments import command_line, comparisons
-from experiments.presets import FROM_TRAINING
+from experiments.presets import COMPARED
 from experiments.settings import select
 from experiments.table import exponent_rows
 
@@ -29,8 +29,7 @@ def runs_of(args):
     training = SMOKE if args.preset == "smoke" else TRAINING
     given = {key: value for key, value in vars(args).items() if value is not None}
     common = {**training, "betas": [1.0], **given}
-    rest = {"decay": True, "refresh": FROM_TRAINING, "maps": False}
-    rest |= {"strongly_attacked": 0, "epsilons": [0.02, 0.05, 0.1, 0.3]}
+    rest = {**COMPARED, "decay": True, "epsilons": [0.02, 0.05, 0.1, 0.3]}
     rest["kept_out"] = 100 if args.preset == "smoke" else 5000
     runs = []
     for alpha in (None, *ALPHAS):

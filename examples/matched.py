@@ -21,7 +21,7 @@ import pathlib
 from experiments import command_line, comparisons, data
 from experiments.all_runs import finished, run_all
 from experiments.matching import select_best
-from experiments.presets import FROM_TRAINING
+from experiments.presets import COMPARED
 from experiments.settings import select
 from experiments.table import matched_rows
 
@@ -52,8 +52,7 @@ def grid(args):
         chosen = argparse.Namespace(**{**vars(args), **training, **width})
         name = "{batch_size}x{epochs}-{learning_rate:g}".format(**training)
         for settings in select(chosen, ARCHITECTURES, [condition]):
-            rest = {"form": form, "decay": True, "maps": False, "attacked": 0}
-            rest |= {"refresh": FROM_TRAINING, "strongly_attacked": 0}
+            rest = {**COMPARED, "form": form, "decay": True, "attacked": 0}
             rest["kept_out"] = 100 if smoke else 5000
             variant = f"{form}-{name}" if form else name
             runs.append({**settings, **rest, "variant": variant})

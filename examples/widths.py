@@ -14,7 +14,7 @@ order in which this script goes through them.
 import argparse
 
 from experiments import command_line, comparisons
-from experiments.presets import FROM_TRAINING
+from experiments.presets import COMPARED
 from experiments.settings import select
 from experiments.table import width_rows
 
@@ -35,9 +35,7 @@ def runs_of(args):
         sizes = {"width": width, "batch_size": batch, "betas": args.betas or [5.0]}
         chosen = argparse.Namespace(**{**vars(args), **sizes})
         for settings in select(chosen, ["shallow"], ["vanilla", "last"]):
-            settings |= {"maps": False, "strongly_attacked": 0}
-            settings["refresh"] = FROM_TRAINING
-            runs.append({**settings, "variant": f"{width}x{batch}"})
+            runs.append({**settings, **COMPARED, "variant": f"{width}x{batch}"})
     return sorted(runs, key=lambda settings: settings["seed"])
 
 

@@ -9,6 +9,7 @@ from keras import layers
 import keras_powerlaw as kp
 
 from .conditions import SPECTRAL, TAPER
+from .settings import steps_of
 
 
 def build_model(settings, input_shape, images=None):
@@ -92,7 +93,7 @@ def learning_rate(settings, images):
     """What Adam is given: a number or, with `decay`, one that falls along a cosine."""
     if not settings.get("decay"):
         return settings["learning_rate"]
-    steps = settings["epochs"] * -(-images // settings["batch_size"])
+    steps = steps_of(settings, images)
     return keras.optimizers.schedules.CosineDecay(settings["learning_rate"], steps)
 
 

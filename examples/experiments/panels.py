@@ -11,6 +11,7 @@ import keras_powerlaw as kp
 from .conditions import TAPER, label
 from .looks import look
 from .results import report_from_json
+from .table import grouped
 
 ATTACKS = ("fgsm", "pgd")
 WIDTH, HEIGHT = 4.2, 3.9  # of a panel, in inches
@@ -126,9 +127,7 @@ def _draw_robustness(results, attack, ax):
 
 def _cycled(results, ax):
     """Results by label; what is drawn next has their colours and lines, in order."""
-    groups = {}
-    for result in results:
-        groups.setdefault(label(result["settings"]), []).append(result)
+    groups = grouped(results, label)
     looks = [_look(group[0], results) for group in groups.values()]
     ax.set_prop_cycle(
         color=[each["color"] for each in looks],

@@ -66,6 +66,11 @@ def _compared(preset, seed):
     }
 
 
+def steps_of(settings, images):
+    """The number of steps of a run's training, on so many images."""
+    return settings["epochs"] * -(-images // settings["batch_size"])
+
+
 def run_name(settings):
     """What the run's file is called, without its ending.
 

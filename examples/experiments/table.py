@@ -5,6 +5,7 @@ import numpy as np
 from .conditions import TAPER, label
 from .matching import penalty_of
 from .results import ratio_to_target, report_from_json, strong_accuracy
+from .settings import steps_of
 
 
 def print_rows(rows):
@@ -68,7 +69,8 @@ def width_rows(results):
     groups = grouped(results, lambda each: tuple(each[key] for key in keys))
     for (width, batch, _), group in groups.items():
         yield (
-            *(width, batch, _steps(group[0])),
+            *(width, batch),
+            steps_of(group[0]["settings"], group[0]["trained_images"]),
             *(label(group[0]["settings"]), len(group)),
             *_spectrum_cells(group),
             *_percentage_cells(group),
@@ -121,11 +123,6 @@ def grouped(results, key):
     for result in results:
         grouped.setdefault(key(result["settings"]), []).append(result)
     return grouped
-
-
-def _steps(result):
-    settings = result["settings"]
-    return settings["epochs"] * -(-result["trained_images"] // settings["batch_size"])
 
 
 def _ratio(result, layer):
