@@ -65,6 +65,8 @@ INTERVALS = [
     *((steps, 5) for steps in (5, 10, 20, 40, 100, 500)),
     *((20, ratio) for ratio in (1.5, 3, 10, None)),
 ]
+# A basis from the training steps is made of as many examples as there are.
+WINDOW_INTERVALS = [(steps, "window") for steps in (10, 20, 25, 30, 40)]
 
 
 def arrived(found, plain_accuracy, below):

@@ -3,13 +3,15 @@
 `trainings` performs one of them; `spectrum_tables` and `draw` show the results.
 """
 
+import itertools
+
 from matplotlib.figure import Figure
 
 import keras_powerlaw as kp
 from benchmarks import schedules
 from benchmarks.forms import PENALTY
 from benchmarks.measuring import measured
-from benchmarks.schedules import INTERVALS, SCHEDULES
+from benchmarks.schedules import INTERVALS, SCHEDULES, WINDOW_INTERVALS
 from benchmarks.trainings import attacked, train, train_plain
 from examples.experiments.results import report_from_json, rounded
 
@@ -34,17 +36,20 @@ def measure_spectra(args, data):
 def measure_intervals(args, data):
     """Trainings that differ in how often they renew the basis, and on how much."""
     spectra = Spectra(args, data)
-    for seed in args.seeds:
-        for name in args.schedules:
-            for steps, ratio in INTERVALS:
-                samples = None if ratio is None else int(ratio * args.width)
-                refresh = {"every_steps": steps, "max_samples": samples}
-                spectra.regularized(
-                    *("interval", f"{name}-{steps}-{ratio or 'all'}"),
-                    {**SCHEDULES[name], "refresh": refresh},
-                    *(seed, 0),
-                    **{"name": name, "examples_per_unit": ratio},
-                )
+    for seed, name in itertools.product(args.seeds, args.schedules):
+        from_training = "x" in SCHEDULES[name]["refresh"]
+        for steps, ratio in WINDOW_INTERVALS if from_training else INTERVALS:
+            refresh = {"every_steps": steps}
+            if from_training:
+                refresh["x"] = None
+            else:
+                refresh["max_samples"] = ratio and int(ratio * args.width)
+            spectra.regularized(
+                *("interval", f"{name}-{steps}-{ratio or 'all'}"),
+                {**SCHEDULES[name], "refresh": refresh},
+                *(seed, 0),
+                **{"name": name, "examples_per_unit": ratio},
+            )
 
 
 class Spectra:

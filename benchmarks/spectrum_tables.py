@@ -66,7 +66,7 @@ def interval_table(results):
         yield (
             *(settings["name"], settings["seed"]),
             f"{settings['schedule']['refresh']['every_steps']} steps",
-            "all" if ratio is None else f"{ratio:g}",
+            ratio or "all",
             *seconds(end["clock"]),
             f"{np.median(result['staleness']):.2f}" if result["staleness"] else "–",
             *(f"{end['exponent']:.3f}", _percent(end["accuracy"])),

@@ -103,7 +103,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(
         self,
         x: Any = None,
-        *more: Any,
+        *,
         every_epochs: int | None = None,
         every_steps: int | None = None,
         max_samples: int | Literal["auto"] | None = "auto",
@@ -113,13 +113,6 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         verbose: Verbose = "auto",
     ) -> None:
         super().__init__()
-        if more:
-            raise invalid_value(
-                "x",
-                "the inputs alone, since the eigenbasis depends on no labels, and "
-                "everything else by name",
-                f"{1 + len(more)} positional arguments",
-            )
         schedule = Schedule.from_arguments(every_epochs, every_steps)
         self.schedule = schedule.of_windows if x is None else schedule
         if isinstance(max_samples, str) and max_samples != "auto":

@@ -77,8 +77,8 @@ class StreamingSpectrum:
                 found = leading_eigenvalues([sigma], components, seed, symmetric=True)
                 return found, floor, total
             return all_eigenvalues(sigma), floor, total
-        mean = sum(batch.sum(axis=0, dtype="float64") for batch in self._kept)
-        mean = mean / self.count
+        sums = [batch.sum(axis=0, dtype="float64") for batch in self._kept]
+        mean = np.sum(sums, axis=0) / self.count
         # In place, since there is no room for a second copy.
         for batch in self._kept:
             batch -= mean.astype(batch.dtype)
