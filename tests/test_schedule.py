@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from keras_powerlaw.spectral.schedule import Schedule
+from keras_powerlaw.spectral.schedule import Schedule, default_steps
 from keras_powerlaw.spectral.staleness import StalenessWatch
 
 
@@ -36,6 +36,11 @@ class TestSchedule:
     def test_is_one_interval_at_most(self):
         with pytest.raises(ValueError, match="not both. Received: every_epochs=1, ev"):
             Schedule.from_arguments(1, 1)
+
+
+def test_narrow_layers_are_renewed_more_often():
+    widths = [2, 125, 150, 250, 500, 501, 4000]
+    assert [*map(default_steps, widths)] == [5, 5, 6, 10, 20, 20, 20]
 
 
 class TestStalenessWatch:

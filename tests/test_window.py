@@ -11,6 +11,7 @@ from models import Subclassed, compiled, feature_map, hidden, network
 import keras_powerlaw as kp
 from keras_powerlaw.spectral.covariance import Degenerate
 from keras_powerlaw.spectral.decomposition import decompose_samples
+from keras_powerlaw.spectral.schedule import Schedule
 from keras_powerlaw.spectral.window import ActivationWindow
 
 UNITS = 24
@@ -503,7 +504,16 @@ class TestSchedule:
         first, *later = found
         assert first == 2 and steps.index(2) == 2
         expected = {"every_epochs": [10, 20], "every_steps": [9, 16, 23]}
-        assert later == expected.get(next(iter(settings), None), [22])
+        narrow = [7, 12, 17, 22, 27]  # of 24 units, by default
+        assert later == expected.get(next(iter(settings), None), narrow)
+
+    def test_the_widest_layer_decides(self, data):
+        first, second = (kp.SpectralActivityRegularizer(tau=2) for _ in range(2))
+        model = network(
+            hidden(UNITS, first), layers.Dense(300, activity_regularizer=second)
+        )
+        _, refresh = fit(compiled(model), data, epochs=3)
+        assert refresh.schedule == Schedule(every_epochs=None, every_steps=12)
 
 
 class TestArguments:

@@ -16,7 +16,7 @@ from keras_powerlaw.spectral.layers import named_layers
 from keras_powerlaw.spectral.refresh import discard_unknown_bases
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.spectral.renewal import NO_RENEWAL, Renewal
-from keras_powerlaw.spectral.schedule import Schedule
+from keras_powerlaw.spectral.schedule import Schedule, default_steps
 from keras_powerlaw.spectral.sources import Data, Source, TrainingSteps
 from keras_powerlaw.spectral.staleness import StalenessWatch
 from keras_powerlaw.support.arguments import (
@@ -34,10 +34,11 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     The penalty of `SpectralActivityRegularizer` estimates the eigenvalues as the
     variances along the eigenvectors over the training set. The estimate holds only
     while the weights have changed little since the eigenvectors were computed, so this
-    callback recomputes them, by default every 20 steps, from the activations of the
-    last training steps: two to two and a half samples per unit, at least 1,000. Until
-    there are two samples per unit, the penalty is left out; its beginning is printed,
-    and a warning if training ends before.
+    callback recomputes them from the activations of the last training steps: two to two
+    and a half samples per unit, at least 1,000. By default it does so every N/25 steps
+    for N units, but no more often than every 5 and no less than every 20. Until there
+    are two samples per unit, the penalty is left out; its beginning is printed, and a
+    warning if training ends before.
 
     Given data, it passes some of them through the model in inference mode instead, by
     default at the start of every epoch and every 20 steps within it. For the paper's
@@ -115,6 +116,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         schedule = Schedule.from_arguments(every_epochs, every_steps)
         self.schedule = schedule.of_windows if x is None else schedule
+        self._adapts = x is None and every_epochs is None and every_steps is None
         if isinstance(max_samples, str) and max_samples != "auto":
             raise invalid_value(
                 "max_samples", '"auto", None or an integer of at least 2', max_samples
@@ -143,6 +145,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self.renewals = renewals
         self.spectra = {name: each.spectrum for name, each in renewals.items()}
         self.staleness = {name: each.staleness for name, each in renewals.items()}
+        if self._adapts and self.spectra:
+            widest = max(len(each.eigenvalues) for each in self.spectra.values())
+            self.schedule = Schedule(None, default_steps(widest))
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._watches: dict[str, StalenessWatch] = {}

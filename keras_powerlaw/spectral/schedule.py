@@ -5,11 +5,22 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from keras_powerlaw.support.arguments import validate_optional_integer
 
 # Often enough for the penalty to change the true spectrum; docs/benchmarks.md compares
 # other intervals.
 DEFAULT_EVERY_STEPS = 20
+# A basis from the training steps costs narrow layers little, and brings the spectrum
+# nearer to the target the more often it is renewed: docs/benchmarks.md again.
+FEWEST_STEPS = 5
+UNITS_PER_STEP = 25
+
+
+def default_steps(units: int) -> int:
+    """Steps between refreshes of a layer from the training steps, by its width."""
+    return int(np.clip(units // UNITS_PER_STEP, FEWEST_STEPS, DEFAULT_EVERY_STEPS))
 
 
 @dataclasses.dataclass(frozen=True)
