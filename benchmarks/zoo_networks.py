@@ -152,6 +152,21 @@ def transformer(regularizer):
     ]
 
 
+def resnet(regularizer):
+    """The first stages of ResNet50, the penalty on its rectified residual sum."""
+    network = keras.applications.ResNet50(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    stages = keras.Model(
+        network.inputs, network.get_layer("conv2_block3_out").output, name="stages"
+    )
+    return [
+        stages,
+        layers.Identity(activity_regularizer=regularizer, name="hidden"),
+        layers.GlobalAveragePooling2D(),
+    ]
+
+
 def templates(images=5000, test=2000):
     """Ten fixed patterns of 32×32×3, shifted, in noise: an easy task."""
     rng = np.random.default_rng(0)
@@ -210,6 +225,9 @@ NETWORKS = {
         blocks("block"), "templates", batch=32, images=None, tau=3, **_CHANNELS
     ),
     "templates, dense": Network(blocks("dense"), "templates", batch=32, images=None),
+    "templates, ResNet50": Network(
+        resnet, "templates", batch=32, images=None, **_CHANNELS
+    ),
     "transformer": Network(transformer, tau=3, **_CHANNELS),
     "digits": Network(
         shallow(200, "tanh"), "digits", batch=100, epochs=30, rate=3e-3, images=None
