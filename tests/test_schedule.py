@@ -38,6 +38,16 @@ class TestSchedule:
             Schedule.from_arguments(1, 1)
 
 
+@pytest.mark.parametrize(
+    ("every_steps", "expected"),
+    [(5, [0, 4, 8]), (8, [0, 3, 6]), (20, [*range(9)]), (50, [*range(9)])],
+)
+def test_measures_about_every_20_steps(every_steps, expected):
+    schedule = Schedule(None, every_steps)
+    assert [index for index in range(9) if schedule.measures(index)] == expected
+    assert all(map(Schedule(2, None).measures, range(9)))
+
+
 def test_narrow_layers_are_renewed_more_often():
     widths = [2, 125, 150, 250, 500, 501, 4000]
     assert [*map(default_steps, widths)] == [5, 5, 6, 10, 20, 20, 20]

@@ -1,5 +1,7 @@
 """The eigenbasis that comes from the training batches themselves."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -506,6 +508,24 @@ class TestSchedule:
         expected = {"every_epochs": [10, 20], "every_steps": [9, 16, 23]}
         narrow = [7, 12, 17, 22, 27]  # of 24 units, by default
         assert later == expected.get(next(iter(settings), None), narrow)
+
+    def test_all_refreshes_renew_and_some_measure(self, data):
+        bases, found = [], []
+
+        class Watch(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                if refresh._last_refresh is not None:
+                    bases.append(to_numpy(regularizer_of(self.model).basis))
+                    found.append(refresh.spectra["hidden"].exponent)
+
+        refresh = kp.EigenbasisRefresh(every_steps=10)
+        regularized().fit(
+            *data, batch_size=46, epochs=7, verbose=0, callbacks=[refresh, Watch()]
+        )
+        # From the third step on, in which the first one takes place.
+        renewed = [not np.array_equal(*pair) for pair in itertools.pairwise(bases)]
+        assert np.flatnonzero(renewed).tolist() == [9, 19, 29]
+        assert np.flatnonzero(np.diff(found)).tolist() == [19]
 
     def test_the_widest_layer_decides(self, data):
         first, second = (kp.SpectralActivityRegularizer(tau=2) for _ in range(2))

@@ -44,7 +44,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     default at the start of every epoch and every 20 steps within it. For the paper's
     schedule, every epoch on all examples, pass `x, every_epochs=1, max_samples=None`.
 
-    For each layer it logs figures from the last refresh, NaN before the first:
+    For each layer it logs figures from a refresh in the last 20 steps or, if that is
+    longer ago, from the last one, NaN before the first:
 
     - `<layer name>_exponent`, fitted from n = τ + 1;
     - `<layer name>_penalty`, that of the measured spectrum, which unlike the loss does
@@ -205,6 +206,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         renewals = self.source.renew(
             self._refreshes,
             keeps_degenerate=not is_first,
+            measures=self.schedule.measures(self._refreshes),
             verbose=0 if silent else self.verbose,
         )
         if renewals is None:  # not enough samples yet

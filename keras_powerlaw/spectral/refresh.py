@@ -227,9 +227,9 @@ def discard_unknown_bases(model: keras.Model) -> list[tuple[str, int, int]]:
 
 
 def renew_from_windows(
-    model: keras.Model, keeps_degenerate: bool = False
+    model: keras.Model, keeps_degenerate: bool = False, measures: bool = True
 ) -> dict[str, Renewal] | None:
-    """Implements `refresh_eigenbasis(model)`, with a `Renewal` per layer name.
+    """Implements `refresh_eigenbasis(model)`; the results are those of `renew_layers`.
 
     Returns:
         None if a window has too few samples yet; then nothing has changed.
@@ -247,4 +247,4 @@ def renew_from_windows(
             found.append(decompose_samples(window.samples(), layer.compute_dtype))
         except Degenerate as error:
             found.append(Degenerate(f"Layer '{name}': {error}"))
-    return renew_layers(model, layers, found, keeps_degenerate)
+    return renew_layers(model, layers, found, keeps_degenerate, measures)

@@ -81,6 +81,7 @@ def renew_layers(
     layers: Sequence[keras.layers.Layer],
     decompositions: Sequence[Decomposition | Degenerate],
     keeps_degenerate: bool,
+    measures: bool = True,
 ) -> dict[str, Renewal]:
     """Gives layers the eigenbases that were found.
 
@@ -90,9 +91,11 @@ def renew_layers(
         decompositions: What was found for each, or why there is nothing.
         keeps_degenerate: Whether a layer whose activations have become degenerate keeps
             the basis that it has, with a warning.
+        measures: Whether to measure, besides, how good the old bases were.
 
     Returns:
-        A `Renewal` per name (or path) of a layer that has a new basis.
+        A `Renewal` per name (or path) of a layer that has a new basis; none if nothing
+        is measured.
 
     Raises:
         ValueError: If a layer is degenerate that has no basis, or may not keep it.
@@ -103,7 +106,9 @@ def renew_layers(
         try:
             if isinstance(found, Degenerate):
                 raise found
-            renewals[name] = _renewal(name, layer, found)
+            spectrum = _spectrum(name, layer.activity_regularizer, found)
+            if measures:
+                renewals[name] = _renewal(layer.activity_regularizer, found, spectrum)
             renewed.append((layer.activity_regularizer.eigenbasis, found))
         except Degenerate as error:
             if not (
@@ -125,9 +130,9 @@ def renew_layers(
     return renewals
 
 
-def _renewal(name: str, layer: keras.layers.Layer, found: Decomposition) -> Renewal:
-    regularizer = layer.activity_regularizer
-    spectrum = _spectrum(name, regularizer, found.eigenvalues, found.floor)
+def _renewal(
+    regularizer: SpectralActivityRegularizer, found: Decomposition, spectrum: Spectrum
+) -> Renewal:
     tail = spectrum.eigenvalues[regularizer.tau - 1 :].astype("float32")
     penalty = float(regularizer.penalty_of(ops.convert_to_tensor(tail)))
     dead = float(np.mean(found.variances <= found.floor))
@@ -136,18 +141,16 @@ def _renewal(name: str, layer: keras.layers.Layer, found: Decomposition) -> Rene
 
 
 def _spectrum(
-    name: str,
-    regularizer: SpectralActivityRegularizer,
-    eigenvalues: NDArray[np.floating],
-    floor: float,
+    name: str, regularizer: SpectralActivityRegularizer, found: Decomposition
 ) -> Spectrum:
     """The spectrum of a layer, with its exponent fitted from n = τ + 1."""
-    validate_width(regularizer, len(eigenvalues))
-    spectrum = Spectrum(eigenvalues.astype("float64"), floor=floor)
+    units = len(found.eigenvalues)
+    validate_width(regularizer, units)
+    spectrum = Spectrum(found.eigenvalues.astype("float64"), floor=found.floor)
     if spectrum.rank < regularizer.tau:
         raise Degenerate(
             f"The activations of layer '{name}' vary in only "
-            f"{spectrum.rank} of {len(eigenvalues)} directions by more than rounding "
+            f"{spectrum.rank} of {units} directions by more than rounding "
             "errors: most units are constant (dead or saturated) or repeat others, or "
             f"there are too few examples. The penalty needs at least "
             f"tau={regularizer.tau}."

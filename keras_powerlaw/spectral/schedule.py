@@ -63,6 +63,16 @@ class Schedule:
             return Schedule(every_epochs=None, every_steps=self.every_steps)
         return self
 
+    def measures(self, index: int) -> bool:
+        """Whether refresh number `index` also measures what is logged.
+
+        For a narrow layer, that takes longer than the new basis.
+        """
+        return (
+            index % -(-DEFAULT_EVERY_STEPS // (self.every_steps or DEFAULT_EVERY_STEPS))
+            == 0
+        )
+
     def due_at_epoch(self, epoch: int, last_refresh: int | None) -> bool:
         """Whether to refresh at the start of an epoch.
 

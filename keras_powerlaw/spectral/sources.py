@@ -36,9 +36,12 @@ class Source(Protocol):
         """Training ends."""
 
     def renew(
-        self, index: int, keeps_degenerate: bool, verbose: Verbose
+        self, index: int, keeps_degenerate: bool, measures: bool, verbose: Verbose
     ) -> dict[str, Renewal] | None:
-        """Performs refresh number `index`; None if it is too early for one."""
+        """Performs refresh number `index`; None if it is too early for one.
+
+        What comes of data is measured every time, whether it need be or not.
+        """
 
 
 class TrainingSteps:
@@ -55,9 +58,9 @@ class TrainingSteps:
         pass
 
     def renew(
-        self, index: int, keeps_degenerate: bool, verbose: Verbose
+        self, index: int, keeps_degenerate: bool, measures: bool, verbose: Verbose
     ) -> dict[str, Renewal] | None:
-        return renew_from_windows(self._model, keeps_degenerate)
+        return renew_from_windows(self._model, keeps_degenerate, measures)
 
 
 class Data:
@@ -88,7 +91,7 @@ class Data:
         self._sample = EpochSample()  # frees its memory
 
     def renew(
-        self, index: int, keeps_degenerate: bool, verbose: Verbose
+        self, index: int, keeps_degenerate: bool, measures: bool, verbose: Verbose
     ) -> dict[str, Renewal] | None:
         return renew_from_data(
             self._model,
