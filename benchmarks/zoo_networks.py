@@ -160,6 +160,9 @@ def resnet(regularizer):
     stages = keras.Model(
         network.inputs, network.get_layer("conv2_block3_out").output, name="stages"
     )
+    for layer in stages.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.9  # with 0.99, its averages lag behind so few steps
     return [
         stages,
         layers.Identity(activity_regularizer=regularizer, name="hidden"),

@@ -11,8 +11,8 @@ STALE = 0.5
 PATIENCE_IN_STEPS = 200
 PATIENCE_IN_REFRESHES = 5
 # … while the exponent, still more than NEAR from its target, has covered less than a
-# twentieth of the distance.
-NEAR = 0.2
+# twentieth of the distance. The samples of a window are few enough to move it by 0.15.
+NEAR = 0.25
 NO_PROGRESS = 0.95
 
 
