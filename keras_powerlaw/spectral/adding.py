@@ -146,8 +146,8 @@ def remove_spectral_regularizer(
             that have the regularizer.
 
     Returns:
-        A new model, as `add_spectral_regularizer()` returns: the same weights,
-        predictions, compilation and optimizer state.
+        A new model with the same weights, predictions, compilation and optimizer state,
+        as from `add_spectral_regularizer()`.
 
     Raises:
         ValueError: If the model is subclassed, or a copy would not be the same; or if
