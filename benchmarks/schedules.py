@@ -53,6 +53,8 @@ SCHEDULES = {
             ("-3000", 3000, 24),
         )
     },
+    # For Fashion-MNIST and 1,000 units.
+    "fashion": {**fast(128, 4, 5e-3), "refresh": {"x": None, "every_steps": 10}},
     "fast-eq2": fast(128, 2, 3e-3, {**PENALTY, "beta": 1.0}),
     "fast-64": fast(64, 1),
     "fast-256": fast(256, 2),

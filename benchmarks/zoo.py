@@ -9,6 +9,7 @@ the script can be stopped at any time and started again.
     python -m benchmarks.zoo --networks digits --forms none nearest --seeds 0 1 2
     python -m benchmarks.zoo --data ~/.keras/datasets       # mnist.npz and the like
     python -m benchmarks.zoo --settings beta=1 tau=5        # two more, not the defaults
+    python -m benchmarks.zoo --settings beta=1,every_steps=10            # one, of both
 
 The table has, after training: the exponent of the spectrum over the test images, from
 n = τ + 1 to N/2; *distance*, the median of |log λₙ/γₙ| over n = τ … N/2, in which γ is
@@ -72,12 +73,12 @@ def main(argv=None):
 
 
 def setting(text):
-    """`{"beta": 0.5}` from `"beta=0.5"`: an argument of the regularizer."""
-    name, value = text.split("=")
-    return {name: int(value) if name == "tau" else float(value)}
+    """`{"beta": 0.5}` from `"beta=0.5"`: arguments of regularizer or refresh."""
+    pairs = (pair.split("=") for pair in text.split(","))
+    return {k: float(v) if k == "beta" else int(v) for k, v in pairs}
 
 
-def train(network, form, seed, folder, attacked, **other):
+def train(network, form, seed, folder, attacked, every_steps=None, **other):
     """Trains a network of the zoo and examines it."""
     network = NETWORKS[network]
     (x, y), test = load(network.data, folder)
@@ -94,7 +95,8 @@ def train(network, form, seed, folder, attacked, **other):
     )
     steps = network.epochs * -(-len(x) // network.batch)
     model = compiled(network, regularizer, x.shape[1:], steps)
-    callbacks = [kp.EigenbasisRefresh(verbose=0)] if regularizer else []
+    refresh = kp.EigenbasisRefresh(every_steps=every_steps, verbose=0)
+    callbacks = [refresh] if regularizer else []
     clock, error = Clock(), None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -140,7 +142,7 @@ def spectrum_of(run, tau):
 
 
 def table(results):
-    """A row for each network and form, mean ± standard nearest over the seeds."""
+    """A row for each network and form, mean ± standard deviation over the seeds."""
     yield (
         *("network", "form", "seeds", "exponent", "distance", "clean %", "dead %"),
         *("rank", *(f"PGD {epsilon:g}" for epsilon in EPSILONS), "time", "CPU", ""),
@@ -151,7 +153,11 @@ def table(results):
         row = (
             list(NETWORKS).index(settings["network"]),
             FORMS.index(settings["form"]),
-            *((name, settings[name]) for name in ("beta", "tau") if name in settings),
+            *(
+                (name, settings[name])
+                for name in ("beta", "tau", "every_steps")
+                if name in settings
+            ),
         )
         rows.setdefault(row, []).append(result)
     for (network, form, *other), runs in sorted(rows.items()):
