@@ -527,6 +527,14 @@ class TestSchedule:
         assert np.flatnonzero(renewed).tolist() == [9, 19, 29]
         assert np.flatnonzero(np.diff(found)).tolist() == [19]
 
+    def test_the_first_of_a_later_training_measures(self, data):
+        refresh = kp.EigenbasisRefresh(every_steps=10)  # once in five steps
+        found = []
+        for x in (data[0], 2 * data[0]):
+            regularized().fit(x, data[1], batch_size=46, verbose=0, callbacks=[refresh])
+            found.append(refresh.spectra["hidden"].eigenvalues[0])
+        assert found[1] > 1.5 * found[0]
+
     def test_the_widest_layer_decides(self, data):
         first, second = (kp.SpectralActivityRegularizer(tau=2) for _ in range(2))
         model = network(

@@ -206,7 +206,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         renewals = self.source.renew(
             self._refreshes,
             keeps_degenerate=not is_first,
-            measures=self.schedule.measures(self._refreshes),
+            measures=is_first or self.schedule.measures(self._refreshes),
             verbose=0 if silent else self.verbose,
         )
         if renewals is None:  # not enough samples yet
