@@ -88,7 +88,8 @@ def widths(results):
         shown = sorted({width for width, _ in sizes})
         ax.set_xticks(shown, [f"{width:,}" for width in shown], minor=False)
         ax.minorticks_off()
-    axes[0].legend(fontsize="x-small")
+    below = {"loc": "outside lower center", "ncols": 2, "frameon": False}
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", **below)
     letter(axes)
     return {"widths": figure}
 
