@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from .looks import BLACK, BLUE, GREEN, LOOKS, ORANGE, VERMILION
 from .matching import penalty_of
 from .panels import letter, put_legend_below
-from .results import report_from_json
+from .results import report_from_json, strong_accuracy
 from .table import PENALTIES, grouped
 
 
@@ -98,8 +98,8 @@ def matched(results):
     """Each penalty at its best training, a panel for each kind of accuracy."""
     figures = {}
     for architecture, found in grouped(results, lambda s: s["architecture"]).items():
-        figure = Figure(figsize=(8.4, 3.4), layout="constrained")
-        axes = figure.subplots(1, 4, sharey=True)
+        figure = Figure(figsize=(8.4, 5.4), layout="constrained")
+        axes = figure.subplots(2, 3, sharey=True).ravel()
         groups = grouped(found, penalty_of)
         for ax, (title, values) in zip(axes, MEASURES.items(), strict=True):
             for place, (penalty, group) in enumerate(reversed(groups.items())):
@@ -112,7 +112,8 @@ def matched(results):
                     ax.axvline(mean, color=color, linestyle="--", linewidth=1)
             names = [PENALTIES[penalty] for penalty in reversed(groups)]
             ax.set_yticks(range(len(names)), names)
-            ax.set(title=title, xlabel="accuracy (%)", ylim=(-0.6, len(names) - 0.4))
+            ax.set(title=title, ylim=(-0.6, len(names) - 0.4))
+        figure.supxlabel("accuracy (%)", fontsize="medium")
         letter(axes)
         figures[f"matched-{architecture}"] = figure
     return figures
@@ -138,6 +139,12 @@ MEASURES = {
     "FGSM, ε = 0.05": lambda group: _accuracies(group, 0.05, "fgsm"),
     "PGD, ε = 0.05": lambda group: _accuracies(group, 0.05),
     "PGD, ε = 0.1": lambda group: _accuracies(group, 0.1),
+    "noise": lambda group: _accuracies(
+        group, max(group[0]["settings"]["epsilons"]), "noise"
+    ),
+    "worst case, ε = 0.05": lambda group: [
+        100 * strong_accuracy(result) for result in group
+    ],
 }
 
 

@@ -3,6 +3,8 @@
 `figures` says which results go into which figure.
 """
 
+import string
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -84,7 +86,7 @@ def maps(title, rows, what):
 
 
 def letter(axes):
-    for letter, ax in zip("ABCDE", axes, strict=False):
+    for letter, ax in zip(string.ascii_uppercase, axes, strict=False):
         ax.set_title(letter, loc="left", fontweight="bold")
 
 
