@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from .looks import BLACK, BLUE, GREEN, LOOKS, ORANGE, VERMILION
 from .matching import penalty_of
 from .panels import letter, put_legend_below
-from .results import report_from_json, strong_accuracy
+from .results import accuracies, strong_accuracy
 from .table import PENALTIES, grouped
 
 
@@ -28,7 +28,7 @@ def exponents(results):
         for epsilon in strengths:
             color, marker = styles[epsilon]
             points = [
-                (*_spread(map(_exponent, group)), *_spread(_accuracies(group, epsilon)))
+                (*_spread(map(_exponent, group)), *_spread(accuracies(group, epsilon)))
                 for group in groups.values()
             ]
             x, x_error, y, y_error = np.transpose(points)
@@ -38,7 +38,7 @@ def exponents(results):
                 label="regularized" if epsilon is None else f"ε = {epsilon:g}",
             )
             if plain:
-                mean, _ = _spread(_accuracies(plain, epsilon))
+                mean, _ = _spread(accuracies(plain, epsilon))
                 ax.axhline(mean, color=color, linestyle="--", linewidth=1)
         ax.set(title=title, xlabel="measured exponent", ylabel="accuracy (%)")
         put_legend_below(ax, ncols=3)
@@ -75,7 +75,7 @@ def widths(results):
                 groups = grouped(chosen, lambda settings: settings["width"])
                 if not groups:
                     continue
-                spreads = [_spread(_accuracies(g, epsilon)) for g in groups.values()]
+                spreads = [_spread(accuracies(g, epsilon)) for g in groups.values()]
                 y, error = np.transpose(spreads)
                 name = "plain" if condition == "vanilla" else "regularized"
                 ax.errorbar(
@@ -123,23 +123,12 @@ def _exponent(result):
     return list(result["spectra"].values())[-1]["exponent"]
 
 
-def _accuracies(group, epsilon, attack="pgd"):
-    """In per cent, clean without an epsilon."""
-    if epsilon is None:
-        return [100 * result["test_accuracy"] for result in group]
-    reports = [report_from_json(result["robustness"]) for result in group]
-    return [
-        100 * report.accuracy[attack][list(report.epsilons).index(epsilon)]
-        for report in reports
-    ]
-
-
 MEASURES = {
-    "clean": lambda group: _accuracies(group, None),
-    "FGSM, ε = 0.05": lambda group: _accuracies(group, 0.05, "fgsm"),
-    "PGD, ε = 0.05": lambda group: _accuracies(group, 0.05),
-    "PGD, ε = 0.1": lambda group: _accuracies(group, 0.1),
-    "noise": lambda group: _accuracies(
+    "clean": lambda group: accuracies(group, None),
+    "FGSM, ε = 0.05": lambda group: accuracies(group, 0.05, "fgsm"),
+    "PGD, ε = 0.05": lambda group: accuracies(group, 0.05),
+    "PGD, ε = 0.1": lambda group: accuracies(group, 0.1),
+    "noise": lambda group: accuracies(
         group, max(group[0]["settings"]["epsilons"]), "noise"
     ),
     "worst case, ε = 0.05": lambda group: [

@@ -73,6 +73,17 @@ def ratio_to_target(spectrum, alpha=1.0, tau=10, last=500):
     return float(np.median(eigenvalues[n - 1] / target))
 
 
+def accuracies(results, epsilon, attack="pgd"):
+    """Of each result on the test images, in per cent; clean without an epsilon."""
+    if epsilon is None:
+        return [100 * result["test_accuracy"] for result in results]
+    reports = [report_from_json(result["robustness"]) for result in results]
+    return [
+        100 * report.accuracy[attack][list(report.epsilons).index(epsilon)]
+        for report in reports
+    ]
+
+
 def strong_accuracy(result):
     """Accuracy in the worst case of the strong attacks; NaN if there were none."""
     if "strong" not in result:

@@ -1,10 +1,12 @@
 """Tables in Markdown, and that of the results, one row for each network."""
 
 import numpy as np
+from scipy import stats
 
 from .conditions import TAPER, label
 from .matching import penalty_of
-from .results import ratio_to_target, report_from_json, strong_accuracy
+from .presets import CHOSEN_AT
+from .results import accuracies, ratio_to_target, strong_accuracy
 from .settings import steps_of
 
 
@@ -98,7 +100,7 @@ def matched_rows(results):
     yield (
         *("", "", "penalty", "batch", "epochs", "rate", "seeds", "exponent"),
         *("λ/γ", "clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
-        "worst case 0.05",
+        *("worst case 0.05", f"PGD {CHOSEN_AT:g} over none"),
     )
     keys = ("dataset", "architecture")
     groups = grouped(
@@ -114,6 +116,7 @@ def matched_rows(results):
             *_spectrum_cells(group),
             *_percentage_cells(group),
             over_seeds([100 * strong_accuracy(result) for result in group], 1),
+            _difference(group, groups[dataset, architecture, "vanilla"]),
         )
 
 
@@ -144,17 +147,22 @@ def _spectrum_cells(group):
 
 
 def _percentage_cells(group):
-    percentages = zip(*[_percentages(result) for result in group], strict=True)
-    return [over_seeds(values, 1) for values in percentages]
+    noise = max(group[0]["settings"]["epsilons"])
+    columns = (
+        *((None,), (0.05, "fgsm"), (0.1, "fgsm"), (0.05, "pgd"), (0.1, "pgd")),
+        (noise, "noise"),
+    )
+    return [over_seeds(accuracies(group, *column), 1) for column in columns]
 
 
-def _percentages(result):
-    """Accuracies in per cent, in the order of the columns."""
-    report = report_from_json(result["robustness"])
-    shown = [result["test_accuracy"]]
-    for attack, epsilon in (
-        *(("fgsm", 0.05), ("fgsm", 0.1), ("pgd", 0.05), ("pgd", 0.1)),
-        ("noise", max(report.epsilons)),
-    ):
-        shown.append(report.accuracy[attack][list(report.epsilons).index(epsilon)])
-    return [100 * accuracy for accuracy in shown]
+def _difference(group, plain):
+    """That of the mean accuracies by which trainings were chosen, on test images.
+
+    With its 95 % interval by Welch's t. Empty for a single seed, or the plain network.
+    """
+    if group is plain or min(len(group), len(plain)) < 2:
+        return ""
+    values, others = (accuracies(each, CHOSEN_AT) for each in (group, plain))
+    interval = stats.ttest_ind(values, others, equal_var=False).confidence_interval()
+    mean = np.mean(values) - np.mean(others)
+    return f"{mean:+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
