@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from .looks import BLACK, BLUE, GREEN, LOOKS, ORANGE, VERMILION
 from .matching import penalty_of
 from .panels import letter, put_legend_below
-from .results import accuracies, strong_accuracy
-from .table import PENALTIES, grouped
+from .results import accuracies, worst_cases
+from .table import ACCURACIES, PENALTIES, grouped
 
 
 def exponents(results):
@@ -124,16 +124,12 @@ def _exponent(result):
 
 
 MEASURES = {
-    "clean": lambda group: accuracies(group, None),
-    "FGSM, ε = 0.05": lambda group: accuracies(group, 0.05, "fgsm"),
-    "PGD, ε = 0.05": lambda group: accuracies(group, 0.05),
-    "PGD, ε = 0.1": lambda group: accuracies(group, 0.1),
-    "noise": lambda group: accuracies(
-        group, max(group[0]["settings"]["epsilons"]), "noise"
-    ),
-    "worst case, ε = 0.05": lambda group: [
-        100 * strong_accuracy(result) for result in group
-    ],
+    "clean": ACCURACIES["clean"],
+    "FGSM, ε = 0.05": ACCURACIES["FGSM 0.05"],
+    "PGD, ε = 0.05": ACCURACIES["PGD 0.05"],
+    "PGD, ε = 0.1": ACCURACIES["PGD 0.1"],
+    "noise": ACCURACIES["noise"],
+    "worst case, ε = 0.05": worst_cases,
 }
 
 

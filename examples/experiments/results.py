@@ -84,11 +84,14 @@ def accuracies(results, epsilon, attack="pgd"):
     ]
 
 
-def strong_accuracy(result):
-    """Accuracy in the worst case of the strong attacks; NaN if there were none."""
-    if "strong" not in result:
-        return float("nan")
-    return float(report_from_json(result["strong"]).worst_case_accuracy[0])
+def worst_cases(results):
+    """Of each result under the strong attacks, in per cent; NaN if there were none."""
+    return [
+        100 * float(report_from_json(result["strong"]).worst_case_accuracy[0])
+        if "strong" in result
+        else np.nan
+        for result in results
+    ]
 
 
 def rounded(array, digits):

@@ -6,7 +6,7 @@ from scipy import stats
 from .conditions import TAPER, label
 from .matching import penalty_of
 from .presets import CHOSEN_AT
-from .results import accuracies, ratio_to_target, strong_accuracy
+from .results import accuracies, ratio_to_target, worst_cases
 from .settings import steps_of
 
 
@@ -29,6 +29,18 @@ PENALTIES = {
     "jacobian": "Jacobian, eq. (11)",
 }
 
+# Columns of accuracies, which some results have each.
+ACCURACIES = {
+    "clean": lambda group: accuracies(group, None),
+    "FGSM 0.05": lambda group: accuracies(group, 0.05, "fgsm"),
+    "FGSM 0.1": lambda group: accuracies(group, 0.1, "fgsm"),
+    "PGD 0.05": lambda group: accuracies(group, 0.05),
+    "PGD 0.1": lambda group: accuracies(group, 0.1),
+    "noise": lambda group: accuracies(
+        group, max(group[0]["settings"]["epsilons"]), "noise"
+    ),
+}
+
 
 def over_seeds(values, digits):
     """Mean ± standard deviation, the latter if there is more than one value."""
@@ -41,7 +53,7 @@ def result_rows(results):
     yield (
         *("", "", "seeds", "exponents of the hidden layers", "λ/γ"),
         "dimension of the last",
-        *("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
+        *ACCURACIES,
     )
     groups = grouped(results, lambda each: (each["architecture"], label(each)))
     for (architecture, name), group in groups.items():
@@ -66,7 +78,7 @@ def width_rows(results):
     keys = ("width", "batch_size", "condition")
     yield (
         *("units", "batch", "steps", "", "seeds", "exponent", "λ/γ"),
-        *("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
+        *ACCURACIES,
     )
     groups = grouped(results, lambda each: tuple(each[key] for key in keys))
     for (width, batch, _), group in groups.items():
@@ -83,7 +95,7 @@ def exponent_rows(results):
     """Accuracies against the exponent, the header first."""
     yield (
         *("", "target α", "seeds", "exponent", "λ/γ"),
-        *("clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
+        *ACCURACIES,
     )
     groups = grouped(results, lambda each: (each["dataset"], each["alpha"]))
     for (dataset, alpha), group in groups.items():
@@ -99,7 +111,7 @@ def matched_rows(results):
     """The best training of each penalty, the header first."""
     yield (
         *("", "", "penalty", "batch", "epochs", "rate", "seeds", "exponent"),
-        *("λ/γ", "clean", "FGSM 0.05", "FGSM 0.1", "PGD 0.05", "PGD 0.1", "noise"),
+        *("λ/γ", *ACCURACIES),
         *("worst case 0.05", f"PGD {CHOSEN_AT:g} over none"),
     )
     keys = ("dataset", "architecture")
@@ -115,7 +127,7 @@ def matched_rows(results):
             len(group),
             *_spectrum_cells(group),
             *_percentage_cells(group),
-            over_seeds([100 * strong_accuracy(result) for result in group], 1),
+            over_seeds(worst_cases(group), 1),
             _difference(group, groups[dataset, architecture, "vanilla"]),
         )
 
@@ -147,12 +159,7 @@ def _spectrum_cells(group):
 
 
 def _percentage_cells(group):
-    noise = max(group[0]["settings"]["epsilons"])
-    columns = (
-        *((None,), (0.05, "fgsm"), (0.1, "fgsm"), (0.05, "pgd"), (0.1, "pgd")),
-        (noise, "noise"),
-    )
-    return [over_seeds(accuracies(group, *column), 1) for column in columns]
+    return [over_seeds(column(group), 1) for column in ACCURACIES.values()]
 
 
 def _difference(group, plain):
