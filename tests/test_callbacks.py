@@ -372,6 +372,22 @@ class TestCallback:
             pass_epoch(callback, epoch, steps=100)
         assert not stale_basis_warnings(recwarn)
 
+    @pytest.mark.parametrize("beta", [1.0, 0.0])
+    def test_warns_at_the_end_of_a_spectrum_that_has_stayed_away(self, beta, recwarn):
+        model, x, _ = turning_model(alpha=0.0)  # the exponent is 2, and stays there
+        model.get_layer("hidden").activity_regularizer.beta = beta
+        callback = begin(kp.EigenbasisRefresh(x), model)
+        for epoch in range(6):
+            pass_epoch(callback, epoch, steps=40)
+        callback.on_train_end()
+        begin(callback, model).on_train_end()  # a training without a refresh
+        expected = (
+            "The penalty of layer 'hidden' has not brought its spectrum to alpha=0: in "
+            "200 steps, the exponent went from 2.00 to 2.00."
+        )
+        texts = [str(warning.message) for warning in recwarn.list]
+        assert [text.startswith(expected) for text in texts] == [True] * bool(beta)
+
     @pytest.mark.parametrize("verbose", [0, 2])
     def test_is_silent_when_fit_is(self, model, data, verbose, capsys, monkeypatch):
         """Even when it is slow."""

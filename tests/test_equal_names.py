@@ -9,7 +9,7 @@ from models import compiled, hidden
 
 import keras_powerlaw as kp
 from keras_powerlaw.spectral.layers import regularized_layers
-from keras_powerlaw.spectral.staleness import StalenessWatch
+from keras_powerlaw.spectral.watch import PenaltyWatch
 from keras_powerlaw.support.layers import unique_names
 
 
@@ -90,7 +90,7 @@ class TestTwoTowers:
             watches.append(watch)
             return 200
 
-        monkeypatch.setattr(StalenessWatch, "observe", observe)
+        monkeypatch.setattr(PenaltyWatch, "observe", observe)
         with pytest.warns(UserWarning, match="'./hidden' is satisfied in a") as warned:
             model.fit(*data, verbose=0, callbacks=[kp.EigenbasisRefresh(data[0])])
         texts = " ".join(str(warning.message) for warning in warned)

@@ -1,11 +1,11 @@
-"""When a refresh is due, and when a stale basis is worth a warning."""
+"""When a refresh is due, and when the penalty's failure is worth a warning."""
 
 import math
 
 import pytest
 
 from keras_powerlaw.spectral.schedule import Schedule, default_steps
-from keras_powerlaw.spectral.staleness import StalenessWatch
+from keras_powerlaw.spectral.watch import PenaltyWatch
 
 
 class TestSchedule:
@@ -53,11 +53,11 @@ def test_narrow_layers_are_renewed_more_often():
     assert [*map(default_steps, widths)] == [5, 5, 6, 10, 20, 20, 20]
 
 
-class TestStalenessWatch:
+class TestStaleBasis:
     """With refreshes every 40 steps, 200 steps are five of them."""
 
     def warnings(self, staleness=0.9, exponents=(2.0,) * 12, every=40):
-        watch = StalenessWatch(alpha=1.0)
+        watch = PenaltyWatch(alpha=1.0)
         found = {}
         for refresh, exponent in enumerate(exponents):
             first = refresh == 0  # before which there is no basis to be stale
@@ -82,3 +82,35 @@ class TestStalenessWatch:
         assert self.warnings(exponents=[1 + 0.9**step for step in range(12)]) == {}
         assert self.warnings(exponents=[1.15] * 12) == {}
         assert self.warnings(exponents=[math.nan] * 12) == {}
+
+
+class TestShortfall:
+    """At the end of training, from the first refresh to the last."""
+
+    def shortfall(self, exponents, staleness=0.1, every=40, alpha=1.0):
+        watch = PenaltyWatch(alpha)
+        for refresh, exponent in enumerate(exponents):
+            watch.observe(every * refresh, staleness, exponent)
+        return watch.shortfall()
+
+    def test_of_less_than_half_of_the_distance(self):
+        assert self.shortfall([2.0, *[1.8] * 4, 1.6]) == (200, 2.0, 1.6)
+        assert self.shortfall([2.0, *[1.8] * 4, 1.49]) is None
+        assert self.shortfall([0.0, *[0.2] * 4, 0.4]) == (200, 0.0, 0.4)
+        assert self.shortfall([2.0] * 6, alpha=2.0) is None
+
+    def test_of_more_than_the_noise_of_a_measurement(self):
+        assert self.shortfall([1.1] * 5 + [1.24]) is None
+        assert self.shortfall([1.1] * 5 + [1.3]) == (200, 1.1, 1.3)
+
+    def test_not_before_200_steps_and_five_refreshes(self):
+        assert self.shortfall([2.0] * 6, every=39) is None
+        assert self.shortfall([2.0] * 5, every=100) is None
+        assert self.shortfall([2.0] * 6, every=100) == (500, 2.0, 2.0)
+
+    def test_not_where_the_basis_was_called_stale(self):
+        assert self.shortfall([2.0] * 6, staleness=0.9) is None
+
+    def test_of_a_spectrum_that_has_an_exponent(self):
+        assert self.shortfall([2.0] * 5 + [math.nan]) is None
+        assert self.shortfall([math.nan] + [2.0] * 5) is not None

@@ -14,11 +14,14 @@ from keras_powerlaw.spectral.backup import BasisBackup, CallbackState
 from keras_powerlaw.spectral.basis import renewing
 from keras_powerlaw.spectral.layers import named_layers
 from keras_powerlaw.spectral.refresh import discard_unknown_bases
-from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.spectral.renewal import NO_RENEWAL, Renewal
 from keras_powerlaw.spectral.schedule import Schedule, default_steps
 from keras_powerlaw.spectral.sources import Data, Source, TrainingSteps
-from keras_powerlaw.spectral.staleness import StalenessWatch
+from keras_powerlaw.spectral.watch import (
+    PenaltyWatch,
+    warn_of_shortfall,
+    warn_of_stale_basis,
+)
 from keras_powerlaw.support.arguments import (
     invalid_value,
     validate_optional_path,
@@ -62,8 +65,10 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     A network can satisfy the penalty in a stale basis while its true spectrum stays the
     same. The callback warns if, for at least 200 steps and five refreshes, the
-    staleness stayed above one half and the exponent came no closer to α. List the
-    callback before `CSVLogger` and `TensorBoard`, so that they see these logs.
+    staleness stayed above one half and the exponent came no closer to α. At the end of
+    as long a training, it warns if the exponent is still more than 0.25 from α, and has
+    covered less than half of the distance. List the callback before `CSVLogger` and
+    `TensorBoard`, so that they see these logs.
 
     Args:
         x: Training data to measure on; see `measure_spectrum()`. Defaults to `None`:
@@ -151,7 +156,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             self.schedule = Schedule(None, default_steps(widest))
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._watches: dict[str, StalenessWatch] = {}
+        self._watches: dict[str, PenaltyWatch] = {}
         self._steps = 0  # in finished epochs
         self._steps_in_epoch = 0
         self._last_refresh: int | None = None
@@ -199,6 +204,11 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             self.backup.remove()
         if self._last_refresh is None and self._steps:
             self._end_without_basis()
+        for name, layer in named_layers(self.model).items():
+            watch = self._watches.get(name)
+            shortfall = None if watch is None else watch.shortfall()
+            if shortfall is not None and layer.activity_regularizer.beta:
+                warn_of_shortfall(name, layer.activity_regularizer, *shortfall)
 
     def _refresh(self, step: int) -> None:
         is_first = self._last_refresh is None
@@ -219,10 +229,10 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         layers = named_layers(self.model)
         for name, renewal in renewals.items():
             regularizer = layers[name].activity_regularizer
-            watch = self._watches.setdefault(name, StalenessWatch(regularizer.alpha))
+            watch = self._watches.setdefault(name, PenaltyWatch(regularizer.alpha))
             steps = watch.observe(step, renewal.staleness, renewal.spectrum.exponent)
             if steps is not None:
-                _warn_of_stale_basis(name, regularizer, steps, renewal)
+                warn_of_stale_basis(name, regularizer, steps, renewal.spectrum.exponent)
 
     def _end_without_basis(self) -> None:
         missing = discard_unknown_bases(self.model)
@@ -271,21 +281,3 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                     if renewal is not None
                 }
             )
-
-
-def _warn_of_stale_basis(
-    name: str, regularizer: SpectralActivityRegularizer, steps: int, renewal: Renewal
-) -> None:
-    larger_gradient = (
-        ', or, on a batch-normalized layer, take `form="log"`, whose gradient is larger'
-        if regularizer.form != "log"
-        else ""
-    )
-    warnings.warn(
-        f"The penalty of layer '{name}' is satisfied in a stale basis: for "
-        f"{steps} steps, the basis showed less than half of "
-        f"it at every refresh, and the exponent, {renewal.spectrum.exponent:.2f}, has "
-        f"come no nearer to alpha={regularizer.alpha:g}. Refresh more often, with a "
-        f"smaller `every_steps`{larger_gradient}.",
-        stacklevel=2,
-    )

@@ -1,0 +1,135 @@
+"""Detecting a penalty that does not do what it is for to the spectrum."""
+
+from __future__ import annotations
+
+import collections
+import warnings
+from typing import NamedTuple
+
+from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
+
+# A basis is stale if it shows less than half of the penalty. A warning is due if every
+# basis was stale for at least this many steps and refreshes …
+STALE = 0.5
+PATIENCE_IN_STEPS = 200
+PATIENCE_IN_REFRESHES = 5
+# … while the exponent, still more than NEAR from its target, has covered less than a
+# twentieth of the distance. The samples of a window are few enough to move it by 0.15.
+NEAR = 0.25
+NO_PROGRESS = 0.95
+# At the end of a training of as many steps and refreshes, less than half of the
+# distance is worth a warning, too.
+HALFWAY = 0.5
+
+
+class _Observation(NamedTuple):
+    step: int
+    staleness: float
+    exponent: float
+    distance: float  # of the exponent from its target
+
+
+class PenaltyWatch:
+    """Watches one layer's staleness and exponent, refresh by refresh.
+
+    Args:
+        alpha: The target exponent α of the penalty.
+    """
+
+    def __init__(self, alpha: float) -> None:
+        self._alpha = alpha
+        self._recent: collections.deque[_Observation] = collections.deque()
+        self._observed: list[_Observation] = []
+        self._was_stale = False
+
+    def observe(self, step: int, staleness: float, exponent: float) -> int | None:
+        """Adds the measurements of a refresh.
+
+        Args:
+            step: The optimizer step of the refresh.
+            staleness: The share of the penalty that the previous basis hid.
+            exponent: The measured exponent.
+
+        Returns:
+            The number of steps for which the penalty has been satisfied in a stale
+            basis, if that is worth a warning; the watch then starts over. None
+            otherwise.
+        """
+        refresh = _Observation(step, staleness, exponent, abs(exponent - self._alpha))
+        self._observed.append(refresh)
+        recent = self._recent
+        recent.append(refresh)
+        while len(recent) - 1 > PATIENCE_IN_REFRESHES and self._is_enough(
+            step - recent[1].step
+        ):
+            recent.popleft()
+        first, *later = recent
+        steps = step - first.step
+        if (
+            len(later) >= PATIENCE_IN_REFRESHES
+            and self._is_enough(steps)
+            # The staleness at the first refresh belongs to the steps before it.
+            and all(refresh.staleness > STALE for refresh in later)
+            and later[-1].distance > max(NEAR, NO_PROGRESS * first.distance)
+        ):
+            recent.clear()
+            self._was_stale = True
+            return steps
+        return None
+
+    def shortfall(self) -> tuple[int, float, float] | None:
+        """How the exponent has moved, if that is less than the penalty should do.
+
+        Returns:
+            The steps between the first refresh and the last, and the exponents at both,
+            if that is worth a warning at the end of training. None otherwise, and where
+            `observe()` has given one.
+        """
+        if self._was_stale or len(self._observed) <= PATIENCE_IN_REFRESHES:
+            return None
+        first, last = self._observed[0], self._observed[-1]
+        steps = last.step - first.step
+        if self._is_enough(steps) and last.distance > max(
+            NEAR, HALFWAY * first.distance
+        ):
+            return steps, first.exponent, last.exponent
+        return None
+
+    @staticmethod
+    def _is_enough(steps: int) -> bool:
+        return steps >= PATIENCE_IN_STEPS
+
+
+def warn_of_stale_basis(
+    name: str, regularizer: SpectralActivityRegularizer, steps: int, exponent: float
+) -> None:
+    larger_gradient = (
+        ', or, on a batch-normalized layer, take `form="log"`, whose gradient is larger'
+        if regularizer.form != "log"
+        else ""
+    )
+    warnings.warn(
+        f"The penalty of layer '{name}' is satisfied in a stale basis: for "
+        f"{steps} steps, the basis showed less than half of "
+        f"it at every refresh, and the exponent, {exponent:.2f}, has "
+        f"come no nearer to alpha={regularizer.alpha:g}. Refresh more often, with a "
+        f"smaller `every_steps`{larger_gradient}.",
+        stacklevel=2,
+    )
+
+
+def warn_of_shortfall(
+    name: str,
+    regularizer: SpectralActivityRegularizer,
+    steps: int,
+    first: float,
+    last: float,
+) -> None:
+    warnings.warn(
+        f"The penalty of layer '{name}' has not brought its spectrum to "
+        f"alpha={regularizer.alpha:g}: in {steps} steps, the exponent went from "
+        f"{first:.2f} to {last:.2f}. Layers of 500 units and more need more steps, or "
+        "a larger learning rate; a layer of more units than the layers below can fill "
+        "does better narrower. Otherwise raise `beta`.",
+        stacklevel=2,
+    )
