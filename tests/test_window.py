@@ -535,6 +535,18 @@ class TestSchedule:
             found.append(refresh.spectra["hidden"].eigenvalues[0])
         assert found[1] > 1.5 * found[0]
 
+    def test_another_model_begins_without_the_results_of_the_first(self, data):
+        refresh = kp.EigenbasisRefresh()
+        for units, name in ((UNITS, "first"), (12, "second")):
+            regularizer = kp.SpectralActivityRegularizer(tau=2)
+            model = compiled(
+                network(
+                    layers.Dense(units, activity_regularizer=regularizer, name=name)
+                )
+            )
+            model.fit(*data, batch_size=46, verbose=0, callbacks=[refresh])
+        assert refresh.spectra.keys() == refresh.staleness.keys() == {"second"}
+
     def test_the_widest_layer_decides(self, data):
         first, second = (kp.SpectralActivityRegularizer(tau=2) for _ in range(2))
         model = network(

@@ -145,6 +145,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self.verbose = validate_verbose(verbose)
         self._take({})
         self._refreshes = 0
+        self._trained: keras.Model | None = None
 
     def _take(self, renewals: dict[str, Renewal]) -> None:
         """Stores the results of refreshes, by layer name or path."""
@@ -156,6 +157,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             self.schedule = Schedule(None, default_steps(widest))
 
     def on_train_begin(self, logs: Any = None) -> None:
+        if self.model is not self._trained:
+            self._take({})  # else, layers of an earlier model would stay among the new
+            self._trained = self.model
         self._watches: dict[str, PenaltyWatch] = {}
         self._steps = 0  # in finished epochs
         self._steps_in_epoch = 0
