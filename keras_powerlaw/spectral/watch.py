@@ -128,8 +128,9 @@ def warn_of_shortfall(
     warnings.warn(
         f"The penalty of layer '{name}' has not brought its spectrum to "
         f"alpha={regularizer.alpha:g}: in {steps} steps, the exponent went from "
-        f"{first:.2f} to {last:.2f}. Layers of 500 units and more need more steps, or "
-        "a larger learning rate; a layer of more units than the layers below can fill "
-        "does better narrower. Otherwise raise `beta`.",
+        f"{first:.2f} to {last:.2f}. A layer of 500 units or more needs more steps or "
+        "a larger learning rate; one without batch normalization, `tau` at or above "
+        "the number of classes; one of more units than the layers below can fill, "
+        "fewer. Otherwise raise `beta`.",
         stacklevel=2,
     )
