@@ -128,9 +128,8 @@ def warn_of_shortfall(
     warnings.warn(
         f"The penalty of layer '{name}' has not brought its spectrum to "
         f"alpha={regularizer.alpha:g}: in {steps} steps, the exponent went from "
-        f"{first:.2f} to {last:.2f}. A layer of 500 units or more needs more steps or "
-        "a larger learning rate; one without batch normalization, `tau` at or above "
-        "the number of classes; one of more units than the layers below can fill, "
-        "fewer. Otherwise raise `beta`.",
+        f"{first:.2f} to {last:.2f}. Train for longer or with a larger learning rate; "
+        "without batch normalization, take `tau` at or above the number of classes; or "
+        "raise `beta`.",
         stacklevel=2,
     )
