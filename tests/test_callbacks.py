@@ -382,8 +382,9 @@ class TestCallback:
         callback.on_train_end()
         begin(callback, model).on_train_end()  # a training without a refresh
         expected = (
-            "The penalty of layer 'hidden' has not brought its spectrum to alpha=0: in "
-            "200 steps, the exponent went from 2.00 to 2.00."
+            "The penalty of layer 'hidden' has not brought its spectrum near alpha=0: "
+            "in 200 steps, its distance, the median of |log λ/γ|, went from 5.61 to "
+            "5.61, and the exponent from 2.00 to 2.00. "
         )
         texts = [str(warning.message) for warning in recwarn.list]
         assert [text.startswith(expected) for text in texts] == [True] * bool(beta)

@@ -66,9 +66,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     A network can satisfy the penalty in a stale basis while its true spectrum stays the
     same. The callback warns if, for at least 200 steps and five refreshes, the
     staleness stayed above one half and the exponent came no closer to α. At the end of
-    as long a training, it warns if the exponent is still more than 0.25 from α, and has
-    covered less than half of the distance. List the callback before `CSVLogger` and
-    `TensorBoard`, so that they see these logs.
+    as long a training, it warns if the median of |log λₙ/γₙ| over n = τ … N/2 is more
+    than one half, and more than half of what it was. List the callback before
+    `CSVLogger` and `TensorBoard`, so that they see these logs.
 
     Args:
         x: Training data to measure on; see `measure_spectrum()`. Defaults to `None`:
@@ -212,7 +212,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             watch = self._watches.get(name)
             shortfall = None if watch is None else watch.shortfall()
             if shortfall is not None and layer.activity_regularizer.beta:
-                warn_of_shortfall(name, layer.activity_regularizer, *shortfall)
+                warn_of_shortfall(name, layer.activity_regularizer, shortfall)
 
     def _refresh(self, step: int) -> None:
         is_first = self._last_refresh is None
@@ -233,8 +233,10 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         layers = named_layers(self.model)
         for name, renewal in renewals.items():
             regularizer = layers[name].activity_regularizer
-            watch = self._watches.setdefault(name, PenaltyWatch(regularizer.alpha))
-            steps = watch.observe(step, renewal.staleness, renewal.spectrum.exponent)
+            watch = self._watches.setdefault(
+                name, PenaltyWatch(regularizer.alpha, regularizer.tau)
+            )
+            steps = watch.observe(step, renewal.staleness, renewal.spectrum)
             if steps is not None:
                 warn_of_stale_basis(name, regularizer, steps, renewal.spectrum.exponent)
 

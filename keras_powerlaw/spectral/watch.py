@@ -7,6 +7,7 @@ import warnings
 from typing import NamedTuple
 
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
+from keras_powerlaw.spectral.spectrum import Spectrum
 
 # A basis is stale if it shows less than half of the penalty. A warning is due if every
 # basis was stale for at least this many steps and refreshes …
@@ -17,8 +18,10 @@ PATIENCE_IN_REFRESHES = 5
 # twentieth of the distance. The samples of a window are few enough to move it by 0.15.
 NEAR = 0.25
 NO_PROGRESS = 0.95
-# At the end of a training of as many steps and refreshes, less than half of the
-# distance is worth a warning, too.
+# At the end of a training of as many steps and refreshes, a spectrum is worth a warning
+# that is more than FAR from its target, half of its eigenvalues by a factor of 1.6, and
+# has covered less than half of the way.
+FAR = 0.5
 HALFWAY = 0.5
 
 
@@ -26,36 +29,51 @@ class _Observation(NamedTuple):
     step: int
     staleness: float
     exponent: float
-    distance: float  # of the exponent from its target
+    difference: float  # of the exponent from its target
+    distance: float  # of the spectrum from its target
+
+
+class Shortfall(NamedTuple):
+    """How little a penalty has done between the first refresh and the last."""
+
+    steps: int
+    exponents: tuple[float, float]
+    distances: tuple[float, float]
 
 
 class PenaltyWatch:
-    """Watches one layer's staleness and exponent, refresh by refresh.
+    """Watches one layer's staleness and spectrum, refresh by refresh.
 
     Args:
         alpha: The target exponent α of the penalty.
+        tau: Index τ of the first eigenvalue of the power law.
     """
 
-    def __init__(self, alpha: float) -> None:
+    def __init__(self, alpha: float, tau: int) -> None:
         self._alpha = alpha
+        self._tau = tau
         self._recent: collections.deque[_Observation] = collections.deque()
         self._observed: list[_Observation] = []
         self._was_stale = False
 
-    def observe(self, step: int, staleness: float, exponent: float) -> int | None:
+    def observe(self, step: int, staleness: float, spectrum: Spectrum) -> int | None:
         """Adds the measurements of a refresh.
 
         Args:
             step: The optimizer step of the refresh.
             staleness: The share of the penalty that the previous basis hid.
-            exponent: The measured exponent.
+            spectrum: The measured spectrum.
 
         Returns:
             The number of steps for which the penalty has been satisfied in a stale
             basis, if that is worth a warning; the watch then starts over. None
             otherwise.
         """
-        refresh = _Observation(step, staleness, exponent, abs(exponent - self._alpha))
+        exponent = spectrum.exponent
+        refresh = _Observation(
+            *(step, staleness, exponent, abs(exponent - self._alpha)),
+            self._distance(spectrum),
+        )
         self._observed.append(refresh)
         recent = self._recent
         recent.append(refresh)
@@ -70,30 +88,39 @@ class PenaltyWatch:
             and self._is_enough(steps)
             # The staleness at the first refresh belongs to the steps before it.
             and all(refresh.staleness > STALE for refresh in later)
-            and later[-1].distance > max(NEAR, NO_PROGRESS * first.distance)
+            and later[-1].difference > max(NEAR, NO_PROGRESS * first.difference)
         ):
             recent.clear()
             self._was_stale = True
             return steps
         return None
 
-    def shortfall(self) -> tuple[int, float, float] | None:
-        """How the exponent has moved, if that is less than the penalty should do.
+    def shortfall(self) -> Shortfall | None:
+        """How the spectrum has moved, if that is less than the penalty should do.
 
         Returns:
-            The steps between the first refresh and the last, and the exponents at both,
-            if that is worth a warning at the end of training. None otherwise, and where
-            `observe()` has given one.
+            None if that is not worth a warning at the end of training, or `observe()`
+            has given one.
         """
         if self._was_stale or len(self._observed) <= PATIENCE_IN_REFRESHES:
             return None
         first, last = self._observed[0], self._observed[-1]
         steps = last.step - first.step
         if self._is_enough(steps) and last.distance > max(
-            NEAR, HALFWAY * first.distance
+            FAR, HALFWAY * first.distance
         ):
-            return steps, first.exponent, last.exponent
+            return Shortfall(
+                steps,
+                (first.exponent, last.exponent),
+                (first.distance, last.distance),
+            )
         return None
+
+    def _distance(self, spectrum: Spectrum) -> float:
+        """To the middle of the spectrum: its end is the noise of few samples."""
+        units = len(spectrum.eigenvalues)
+        last = units // 2 if units // 2 > self._tau else units
+        return spectrum.distance(self._alpha, (self._tau, last)).median
 
     @staticmethod
     def _is_enough(steps: int) -> bool:
@@ -119,17 +146,15 @@ def warn_of_stale_basis(
 
 
 def warn_of_shortfall(
-    name: str,
-    regularizer: SpectralActivityRegularizer,
-    steps: int,
-    first: float,
-    last: float,
+    name: str, regularizer: SpectralActivityRegularizer, shortfall: Shortfall
 ) -> None:
+    steps, exponents, distances = shortfall
     warnings.warn(
-        f"The penalty of layer '{name}' has not brought its spectrum to "
-        f"alpha={regularizer.alpha:g}: in {steps} steps, the exponent went from "
-        f"{first:.2f} to {last:.2f}. Train for longer or with a larger learning rate; "
-        "without batch normalization, take `tau` at or above the number of classes; or "
-        "raise `beta`.",
+        f"The penalty of layer '{name}' has not brought its spectrum near "
+        f"alpha={regularizer.alpha:g}: in {steps} steps, its distance, the median of "
+        "|log λ/γ|, went from {:.2f} to {:.2f}".format(*distances)
+        + ", and the exponent from {:.2f} to {:.2f}. ".format(*exponents)
+        + "Train for longer or with a larger learning rate; without batch "
+        "normalization, take `tau` at or above the number of classes; or raise `beta`.",
         stacklevel=2,
     )
