@@ -1,4 +1,4 @@
-"""Detecting a penalty that does not do what it is for to the spectrum."""
+"""Detecting a penalty that leaves the spectrum where it is, and saying so."""
 
 from __future__ import annotations
 
