@@ -208,11 +208,12 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             self.backup.remove()
         if self._last_refresh is None and self._steps:
             self._end_without_basis()
-        for name, layer in named_layers(self.model).items():
-            watch = self._watches.get(name)
-            shortfall = None if watch is None else watch.shortfall()
-            if shortfall is not None and layer.activity_regularizer.beta:
-                warn_of_shortfall(name, layer.activity_regularizer, shortfall)
+        layers = named_layers(self.model)
+        for name, watch in self._watches.items():
+            regularizer = layers[name].activity_regularizer
+            shortfall = watch.shortfall()
+            if shortfall is not None and regularizer.beta:
+                warn_of_shortfall(name, regularizer, shortfall)
 
     def _refresh(self, step: int) -> None:
         is_first = self._last_refresh is None

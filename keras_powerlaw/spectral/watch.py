@@ -28,9 +28,7 @@ HALFWAY = 0.5
 class _Observation(NamedTuple):
     step: int
     staleness: float
-    exponent: float
-    difference: float  # of the exponent from its target
-    distance: float  # of the spectrum from its target
+    spectrum: Spectrum
 
 
 class Shortfall(NamedTuple):
@@ -53,7 +51,8 @@ class PenaltyWatch:
         self._alpha = alpha
         self._tau = tau
         self._recent: collections.deque[_Observation] = collections.deque()
-        self._observed: list[_Observation] = []
+        self._first: _Observation | None = None
+        self._count = 0
         self._was_stale = False
 
     def observe(self, step: int, staleness: float, spectrum: Spectrum) -> int | None:
@@ -69,14 +68,11 @@ class PenaltyWatch:
             basis, if that is worth a warning; the watch then starts over. None
             otherwise.
         """
-        exponent = spectrum.exponent
-        refresh = _Observation(
-            *(step, staleness, exponent, abs(exponent - self._alpha)),
-            self._distance(spectrum),
-        )
-        self._observed.append(refresh)
+        self._last = _Observation(step, staleness, spectrum)
+        self._first = self._first or self._last
+        self._count += 1
         recent = self._recent
-        recent.append(refresh)
+        recent.append(self._last)
         while len(recent) - 1 > PATIENCE_IN_REFRESHES and self._is_enough(
             step - recent[1].step
         ):
@@ -88,7 +84,8 @@ class PenaltyWatch:
             and self._is_enough(steps)
             # The staleness at the first refresh belongs to the steps before it.
             and all(refresh.staleness > STALE for refresh in later)
-            and later[-1].difference > max(NEAR, NO_PROGRESS * first.difference)
+            and self._difference(later[-1])
+            > max(NEAR, NO_PROGRESS * self._difference(first))
         ):
             recent.clear()
             self._was_stale = True
@@ -102,22 +99,24 @@ class PenaltyWatch:
             None if that is not worth a warning at the end of training, or `observe()`
             has given one.
         """
-        if self._was_stale or len(self._observed) <= PATIENCE_IN_REFRESHES:
+        if self._first is None or self._was_stale:
             return None
-        first, last = self._observed[0], self._observed[-1]
+        first, last = self._first, self._last
         steps = last.step - first.step
-        if self._is_enough(steps) and last.distance > max(
-            FAR, HALFWAY * first.distance
-        ):
-            return Shortfall(
-                steps,
-                (first.exponent, last.exponent),
-                (first.distance, last.distance),
-            )
+        if self._count <= PATIENCE_IN_REFRESHES or not self._is_enough(steps):
+            return None
+        distances = self._distance(first.spectrum), self._distance(last.spectrum)
+        if distances[1] > max(FAR, HALFWAY * distances[0]):
+            exponents = first.spectrum.exponent, last.spectrum.exponent
+            return Shortfall(steps, exponents, distances)
         return None
 
+    def _difference(self, refresh: _Observation) -> float:
+        """Of the exponent from its target."""
+        return abs(refresh.spectrum.exponent - self._alpha)
+
     def _distance(self, spectrum: Spectrum) -> float:
-        """To the middle of the spectrum: its end is the noise of few samples."""
+        """From the target, to the middle: the end is the noise of few samples."""
         units = len(spectrum.eigenvalues)
         last = units // 2 if units // 2 > self._tau else units
         return spectrum.distance(self._alpha, (self._tau, last)).median
