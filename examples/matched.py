@@ -5,8 +5,9 @@ two learning rates, which fall along a cosine; the plain network gets five more,
 the edges of the grid, so that it is not the grid that holds it back. Of each penalty,
 the training with the highest accuracy under PGD is chosen, on images kept out of all of
 them, among those whose clean accuracy there is at most two points below the best plain
-network's. The chosen ones are trained with five seeds, and tested. Finished runs are
-not repeated.
+network's. The chosen ones are trained with five seeds, and tested. One figure shows
+what each training of the grid costs and gives, another the tests. Finished runs are not
+repeated.
 
     python examples/matched.py --architectures shallow
     python examples/matched.py --dataset fashion_mnist
@@ -97,9 +98,11 @@ def main(argv=None):
     else:
         images = data.load(runs[0]["dataset"], args.data)
         results = run_all(runs, images, folder)
-    return command_line.main(
-        args, finals(results, args), comparisons.matched, matched_rows
-    )
+
+    def draw(tested):
+        return {**comparisons.trainings(results), **comparisons.matched(tested)}
+
+    return command_line.main(args, finals(results, args), draw, matched_rows)
 
 
 if __name__ == "__main__":

@@ -223,7 +223,8 @@ def test_comparisons(tmp_path, capsys, script, figure):
 def test_matched_comparison(tmp_path, capsys):
     arguments = ["--preset", "smoke", "--architectures", "shallow"]
     results = matched.main([*arguments, "--output", str(tmp_path)])
-    assert figures_in(tmp_path) == ["digits-matched-shallow"]
+    names = ["digits-matched-shallow", "digits-trainings-shallow"]
+    assert figures_in(tmp_path) == names
     conditions = [result["settings"]["condition"] for result in results]
     assert conditions[0] == "vanilla" and len(conditions) <= 5
     assert "worst case 0.05" in capsys.readouterr().out

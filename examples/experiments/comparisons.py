@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .looks import BLACK, BLUE, GREEN, LOOKS, ORANGE, VERMILION
-from .matching import penalty_of
+from .matching import lowest_clean, penalty_of, select_best
 from .panels import letter, put_legend_below
 from .results import accuracies, worst_cases
 from .table import ACCURACIES, PENALTIES, grouped
@@ -117,6 +117,47 @@ def matched(results):
         letter(axes)
         figures[f"matched-{architecture}"] = figure
     return figures
+
+
+def trainings(results):
+    """What each training costs and gives, on the images kept out; filled: the best.
+
+    The line of a penalty goes along those that no other of it beats in both accuracies.
+    """
+    figures = {}
+    best = select_best(results)
+    for architecture, found in grouped(results, lambda s: s["architecture"]).items():
+        figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+        ax = figure.subplots()
+        for penalty, group in grouped(found, penalty_of).items():
+            color, marker = LOOKS[penalty]
+            line = "--" if penalty == "vanilla" else "-"
+            points = {"color": color, "marker": marker, "linestyle": "none"}
+            # From the highest clean accuracy on: what gains robustness by losing it.
+            clean, pgd = 100 * np.array(sorted(map(_kept_out, group), reverse=True)).T
+            reached = np.maximum.accumulate(pgd)
+            ax.step(clean, reached, line, color=color, where="post", linewidth=1)
+            ax.plot(clean, pgd, **points, markersize=5, markerfacecolor="none")
+            # None, if none keeps the task.
+            chosen = [_kept_out(r) for r in group if r["settings"] in best]
+            ax.plot(
+                *100 * np.reshape(chosen, (-1, 2)).T,
+                **points,
+                markersize=9,
+                label=PENALTIES[penalty],
+            )
+        least = 100 * lowest_clean(results, architecture)
+        ax.axvline(least, color="grey", linestyle=":", linewidth=1)
+        ax.set(xlabel="clean accuracy (%)", ylabel="accuracy under PGD, ε = 0.05 (%)")
+        # What loses more of the task says nothing about it.
+        ax.set_xlim(left=least - 3)
+        put_legend_below(ax, ncols=5)
+        figures[f"trainings-{architecture}"] = figure
+    return figures
+
+
+def _kept_out(result):
+    return result["kept_out"]["clean"], result["kept_out"]["pgd"]
 
 
 def _exponent(result):

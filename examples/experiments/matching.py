@@ -10,28 +10,31 @@ def penalty_of(settings):
     return settings["condition"] if form is None else f"{settings['condition']}-{form}"
 
 
+def lowest_clean(results, architecture):
+    """Below this clean accuracy, a network does not keep the task."""
+    plain = [
+        result["kept_out"]["clean"]
+        for result in results
+        if result["settings"]["architecture"] == architecture
+        and result["settings"]["condition"] == "vanilla"
+    ]
+    return max(plain) - CLEAN_POINTS
+
+
 def select_best(results):
     """The settings of the best training of each penalty, for each architecture.
 
     The best has the highest accuracy under PGD on the images kept out, among those that
-    keep the task: whose clean accuracy is at most `CLEAN_POINTS` below that of the
-    plain network with the highest.
+    keep the task: whose clean accuracy there is not below `lowest_clean`.
 
     Args:
         results: Of runs, some of them plain.
     """
     best = {}
     for result in results:
-        settings = result["settings"]
+        settings, found = result["settings"], result["kept_out"]
         architecture = settings["architecture"]
-        clean = max(
-            other["kept_out"]["clean"]
-            for other in results
-            if other["settings"]["architecture"] == architecture
-            and other["settings"]["condition"] == "vanilla"
-        )
-        found = result["kept_out"]
-        if found["clean"] < clean - CLEAN_POINTS:
+        if found["clean"] < lowest_clean(results, architecture):
             continue
         key = architecture, penalty_of(settings)
         if key not in best or found["pgd"] > best[key]["kept_out"]["pgd"]:
