@@ -12,7 +12,7 @@ from .looks import BLACK, BLUE, GREEN, LOOKS, ORANGE, VERMILION
 from .matching import lowest_clean, penalty_of, select_best
 from .panels import letter, put_legend_below
 from .results import accuracies, worst_cases
-from .table import ACCURACIES, PENALTIES, grouped
+from .table import ACCURACIES, PENALTIES, grouped, spread
 
 
 def exponents(results):
@@ -28,7 +28,7 @@ def exponents(results):
         for epsilon in strengths:
             color, marker = styles[epsilon]
             points = [
-                (*_spread(map(_exponent, group)), *_spread(accuracies(group, epsilon)))
+                (*spread(_exponents(group)), *spread(accuracies(group, epsilon)))
                 for group in groups.values()
             ]
             x, x_error, y, y_error = np.transpose(points)
@@ -38,14 +38,14 @@ def exponents(results):
                 label="regularized" if epsilon is None else f"ε = {epsilon:g}",
             )
             if plain:
-                mean, _ = _spread(accuracies(plain, epsilon))
+                mean, _ = spread(accuracies(plain, epsilon))
                 ax.axhline(mean, color=color, linestyle="--", linewidth=1)
         ax.set(title=title, xlabel="measured exponent", ylabel="accuracy (%)")
         put_legend_below(ax, ncols=3)
     axes[1].set_ylim(0, 100)
     letter(axes)
     if plain:
-        mean, _ = _spread(map(_exponent, plain))
+        mean, _ = spread(_exponents(plain))
         figure.suptitle(f"dashed: without a penalty, exponent {mean:.2f}", fontsize=9)
     return {"exponents": figure}
 
@@ -75,7 +75,7 @@ def widths(results):
                 groups = grouped(chosen, lambda settings: settings["width"])
                 if not groups:
                     continue
-                spreads = [_spread(accuracies(g, epsilon)) for g in groups.values()]
+                spreads = [spread(accuracies(g, epsilon)) for g in groups.values()]
                 y, error = np.transpose(spreads)
                 name = "plain" if condition == "vanilla" else "regularized"
                 ax.errorbar(
@@ -104,7 +104,7 @@ def matched(results):
         for ax, (title, values) in zip(axes, MEASURES.items(), strict=True):
             for place, (penalty, group) in enumerate(reversed(groups.items())):
                 color, marker = LOOKS[penalty]
-                mean, error = _spread(values(group))
+                mean, error = spread(values(group))
                 ax.errorbar(
                     *(mean, place), xerr=error, color=color, marker=marker, capsize=3
                 )
@@ -160,8 +160,8 @@ def _kept_out(result):
     return result["kept_out"]["clean"], result["kept_out"]["pgd"]
 
 
-def _exponent(result):
-    return list(result["spectra"].values())[-1]["exponent"]
+def _exponents(results):
+    return [list(result["spectra"].values())[-1]["exponent"] for result in results]
 
 
 MEASURES = {
@@ -172,9 +172,3 @@ MEASURES = {
     "noise": ACCURACIES["noise"],
     "worst case, ε = 0.05": worst_cases,
 }
-
-
-def _spread(values):
-    """Mean and standard deviation over the seeds; zero for a single one."""
-    values = list(values)
-    return np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0

@@ -42,10 +42,15 @@ ACCURACIES = {
 }
 
 
+def spread(values):
+    """Mean and standard deviation over the seeds; the latter zero for a single one."""
+    return np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
+
+
 def over_seeds(values, digits):
     """Mean ± standard deviation, the latter if there is more than one value."""
-    mean = f"{np.mean(values):.{digits}f}"
-    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
+    mean, deviation = (f"{value:.{digits}f}" for value in spread(values))
+    return f"{mean} ± {deviation}" if len(values) > 1 else mean
 
 
 def result_rows(results):
