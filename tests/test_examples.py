@@ -198,7 +198,7 @@ def test_comparisons_are_what_they_say():
         )
     assert len(trainings) == 7
     plain = trainings.pop(("vanilla", None, None))
-    assert len(plain) == 17 and all(same == plain[:12] for same in trainings.values())
+    assert len(plain) == 18 and all(same == plain[:12] for same in trainings.values())
     assert all(settings["kept_out"] == 5000 for settings in (*swept, *grid))
 
     for runs in (swept, grid):  # each has a file of its own
