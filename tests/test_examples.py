@@ -16,9 +16,10 @@ import pytest
 import quickstart
 import resnet
 import shallow_mlp
+import whitening
 import widths
 from experiments import all_runs, command_line, conditions, data, figures
-from experiments.matching import select_best
+from experiments.matching import best_strengths, select_best
 from experiments.networks import build_model
 from experiments.results import ratio_to_target, written_whole
 from experiments.settings import run_name, select
@@ -315,39 +316,61 @@ def test_networks_have_the_sizes_of_the_paper():
     }
 
 
-def test_main_figures_show_the_most_robust_beta():
-    """Over seeds and attacks, for each condition on its own."""
+def trained(condition, beta, seed, clean, pgd):
+    settings = {"architecture": "mlp", "condition": condition}
+    return {
+        "settings": {**settings, "beta": beta, "seed": seed},
+        "kept_out": {"clean": clean, "pgd": pgd},
+    }
 
-    def result(condition, beta, seed, *correct):
-        report = kp.RobustnessReport(
-            epsilons=np.array([0.1]),
-            clean_correct=np.ones(4, dtype=bool),
-            correct={
-                attack: np.arange(4)[np.newaxis] < count
-                for attack, count in zip(("fgsm", "pgd"), correct, strict=True)
-            },
-        )
-        return {
-            "settings": {"condition": condition, "beta": beta, "seed": seed},
-            "robustness": json.loads(report.to_json()),
-        }
 
+def test_best_strength_of_each_condition():
+    """The most robust that keeps the task, on the first seed."""
     results = [
-        result("vanilla", None, 0, 1, 0),
-        result("last", 1.0, 0, 4, 0),
-        result("last", 1.0, 1, 0, 0),
-        result("last", 5.0, 0, 2, 1),
-        result("last", 5.0, 1, 2, 1),
-        result("all", 1.0, 0, 3, 3),
-        result("all", 5.0, 0, 1, 1),
+        trained("last", 1.0, 1, 0.97, 0.9),
+        trained("vanilla", None, 0, 0.98, 0.1),
+        trained("last", 1.0, 0, 0.97, 0.2),
+        trained("last", 5.0, 0, 0.961, 0.3),
+        trained("all", 1.0, 0, 0.97, 0.2),
+        trained("all", 5.0, 0, 0.959, 0.6),  # too far below 0.98
+        trained("whitened-last", 1.0, 0, 0.7, 0.2),  # neither keeps the task
+        trained("whitened-last", 5.0, 0, 0.8, 0.1),
     ]
-    best = figures._best(results)
-    assert [(r["settings"]["condition"], r["settings"]["beta"]) for r in best] == [
-        ("vanilla", None),
-        ("last", 5.0),
-        ("last", 5.0),
-        ("all", 1.0),
-    ]
+    best = {"vanilla": None, "last": 5.0, "all": 1.0, "whitened-last": 5.0}
+    assert best_strengths(results) == best
+    shown = figures._best(results)
+    assert [r["settings"]["beta"] for r in shown] == [None, 5.0, 1.0, 5.0]
+
+
+def test_best_strength_without_images_kept_out():
+    def tested(beta, *correct):
+        report = kp.RobustnessReport(
+            epsilons=np.array([0.02, 0.05]),
+            clean_correct=np.ones(4, dtype=bool),
+            correct={"pgd": np.array([np.arange(4) < count for count in correct])},
+        )
+        result = trained("last", beta, 0, 0, 0)
+        del result["kept_out"]
+        robustness = json.loads(report.to_json())
+        return {**result, "test_accuracy": 1.0, "robustness": robustness}
+
+    assert best_strengths([tested(1.0, 4, 1), tested(5.0, 3, 2)]) == {"last": 5.0}
+
+
+@pytest.mark.slow
+def test_later_seeds_train_the_best_strength(tiny, capsys):
+    arguments = [*tiny, "--architectures", "mlp", "--conditions", "vanilla", "last"]
+    arguments += ["--betas", "1", "5", "--seeds", "0", "1"]
+    results = whitening.main(arguments)
+    seeds = [result["settings"]["seed"] for result in results]
+    assert seeds == [0, 0, 0, 1, 1]
+    [best] = [result["settings"]["beta"] for result in results[4:]]
+    assert best == best_strengths(results[:3])["last"]
+    capsys.readouterr()
+    # The same without training.
+    drawn = whitening.main([*arguments, "--draw"])
+    assert [r["settings"] for r in drawn] == [r["settings"] for r in results]
+    assert capsys.readouterr().out.startswith("5 of 5 runs are finished")
 
 
 def test_finished_runs_are_not_repeated(tiny, tmp_path, capsys):

@@ -9,6 +9,7 @@ import pathlib
 from . import data
 from .all_runs import finished, run_all
 from .conditions import ARCHITECTURES, CONDITIONS
+from .matching import of_best_strengths
 from .presets import PRESETS
 from .table import print_rows, result_rows
 
@@ -54,14 +55,32 @@ def main(args, runs, draw, rows=result_rows):
         raise SystemExit("No runs: these --architectures and --conditions don't meet.")
     folder = args.output or pathlib.Path("results") / args.preset
     dataset = runs[0]["dataset"]
+    images = None if args.draw else data.load(dataset, args.data)
+
+    def perform(runs):
+        return finished(runs, folder) if args.draw else run_all(runs, images, folder)
+
+    later = [settings for settings in runs if _waits(settings, runs[0], args.preset)]
+    runs = [settings for settings in runs if settings not in later]
+    results = perform(runs)
+    if later:
+        later = of_best_strengths(later, results)
+        results += perform(later)
     if args.draw:
-        results = finished(runs, folder)
-        print(f"{len(results)} of {len(runs)} runs are finished in {folder}")
-    else:
-        results = run_all(runs, data.load(dataset, args.data), folder)
+        count = len(runs) + len(later)
+        print(f"{len(results)} of {count} runs are finished in {folder}")
     for name, figure in draw(results).items():
         figure.savefig(folder / f"{dataset}-{name}.png", dpi=120)
     print()
     print_rows(rows(results))
     print(f"\nResults and figures are in {folder}")
     return results
+
+
+def _waits(settings, first, preset):
+    """Whether the first seed decides which strength of these runs is trained."""
+    return (
+        settings["seed"] != first["seed"]
+        and settings["architecture"] in PRESETS[preset].get("one_strength", ())
+        and "variant" not in settings  # those are compared by other scripts
+    )

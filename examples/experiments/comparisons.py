@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from .looks import BLACK, BLUE, GREEN, LOOKS, ORANGE, VERMILION
 from .matching import lowest_clean, penalty_of, select_best
 from .panels import letter, put_legend_below
-from .results import accuracies, worst_cases
-from .table import ACCURACIES, PENALTIES, grouped, spread
+from .results import accuracies, grouped, worst_cases
+from .table import ACCURACIES, PENALTIES, spread
 
 
 def exponents(results):

@@ -1,18 +1,15 @@
 """Which figures the results of the runs make, numbered as in the paper.
 
 Each figure has the panels of the paper's, so the two can be laid side by side. Where
-the paper shows the best β, so do these figures: the one with the highest accuracy under
-FGSM and PGD, averaged over strengths and seeds.
+the paper shows the best β, so do these figures: `matching` says which one it is.
 
 The functions without an underscore are what the scripts draw: they take all results and
 return figures by name. `panels` holds what is in a figure.
 """
 
-import numpy as np
-
 from .conditions import ARCHITECTURES, DEEP, label
+from .matching import best_strengths
 from .panels import ATTACKS, comparison, maps, row, with_maps
-from .results import report_from_json
 
 
 def shallow(results):
@@ -117,17 +114,7 @@ def _of(results, architecture, conditions):
 
 def _best(results):
     """Leaves only the best β of every condition."""
-    scores = {}
-    for result in results:
-        settings = result["settings"]
-        accuracy = report_from_json(result["robustness"]).accuracy
-        scores.setdefault(settings["condition"], {}).setdefault(
-            settings["beta"], []
-        ).append(np.mean([accuracy[attack] for attack in ATTACKS]))
-    best = {
-        condition: max(by_beta, key=lambda beta: np.mean(by_beta[beta]))
-        for condition, by_beta in scores.items()
-    }
+    best = best_strengths(results)
     return [
         result
         for result in results

@@ -12,8 +12,7 @@ import keras_powerlaw as kp
 
 from .conditions import TAPER, label
 from .looks import look
-from .results import report_from_json
-from .table import grouped
+from .results import grouped, report_from_json
 
 ATTACKS = ("fgsm", "pgd")
 WIDTH, HEIGHT = 4.2, 3.9  # of a panel, in inches

@@ -65,6 +65,14 @@ def report_from_json(found):
     return kp.RobustnessReport.from_json(json.dumps(found))
 
 
+def grouped(results, key):
+    """Results with equal keys of their settings, in the order of the first of each."""
+    grouped = {}
+    for result in results:
+        grouped.setdefault(key(result["settings"]), []).append(result)
+    return grouped
+
+
 def ratio_to_target(spectrum, alpha=1.0, tau=10, last=500):
     """Median of λₙ/γₙ over n = τ + 1 … 500, of what a file holds of a spectrum."""
     eigenvalues = np.array(spectrum["eigenvalues"])

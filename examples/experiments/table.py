@@ -6,7 +6,7 @@ from scipy import stats
 from .conditions import TAPER, label
 from .matching import penalty_of
 from .presets import CHOSEN_AT
-from .results import accuracies, ratio_to_target, worst_cases
+from .results import accuracies, grouped, ratio_to_target, worst_cases
 from .settings import steps_of
 
 
@@ -135,14 +135,6 @@ def matched_rows(results):
             over_seeds(worst_cases(group), 1),
             _difference(group, groups[dataset, architecture, "vanilla"]),
         )
-
-
-def grouped(results, key):
-    """Results with equal keys of their settings, in the order of the first of each."""
-    grouped = {}
-    for result in results:
-        grouped.setdefault(key(result["settings"]), []).append(result)
-    return grouped
 
 
 def _ratio(result, layer):
