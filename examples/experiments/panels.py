@@ -149,7 +149,8 @@ def _look(result, results):
 
 def put_legend_below(ax, **more):
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
-    ax.legend(fontsize="small", frameon=False, **below, **more)
+    # Long enough to tell the dashes of several strengths apart behind the marker.
+    ax.legend(fontsize="small", frameon=False, handlelength=3.5, **below, **more)
 
 
 def _height(results):
