@@ -9,7 +9,7 @@ The modules, in the order in which a script goes through them:
 
     command_line  the options, and what every script does with them
     conditions    the architectures and conditions that are compared, and their names
-    presets       sizes, epochs and rates: `smoke`, `cpu` and `paper`
+    presets       sizes, epochs and rates: `smoke`, `cpu`, `evidence` and `paper`
     settings      from options, conditions and preset to the settings of each run
     data          the data sets
     all_runs      performs the runs that have no file yet
@@ -21,6 +21,6 @@ The modules, in the order in which a script goes through them:
     panels        what is drawn in them
     looks         colours, lines and markers
     comparisons   figures of widths, exponents and matched trainings
-    matching      which training of each penalty is the best
+    matching      which training of each penalty is the best, and which β
     table         the printed tables
 """

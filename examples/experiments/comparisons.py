@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .looks import BLACK, BLUE, GREEN, LOOKS, ORANGE, VERMILION
-from .matching import lowest_clean, penalty_of, select_best
+from .matching import lowest_clean, on_unseen, penalty_of, select_best
 from .panels import letter, put_legend_below
+from .presets import CHOSEN_AT
 from .results import accuracies, grouped, worst_cases
 from .table import ACCURACIES, PENALTIES, spread
 
@@ -134,30 +135,27 @@ def trainings(results):
             line = "--" if penalty == "vanilla" else "-"
             points = {"color": color, "marker": marker, "linestyle": "none"}
             # From the highest clean accuracy on: what gains robustness by losing it.
-            clean, pgd = 100 * np.array(sorted(map(_kept_out, group), reverse=True)).T
+            clean, pgd = 100 * np.array(sorted(map(on_unseen, group), reverse=True)).T
             reached = np.maximum.accumulate(pgd)
             ax.step(clean, reached, line, color=color, where="post", linewidth=1)
             ax.plot(clean, pgd, **points, markersize=5, markerfacecolor="none")
             # None, if none keeps the task.
-            chosen = [_kept_out(r) for r in group if r["settings"] in best]
+            chosen = [on_unseen(r) for r in group if r["settings"] in best]
             ax.plot(
                 *100 * np.reshape(chosen, (-1, 2)).T,
                 **points,
                 markersize=9,
                 label=PENALTIES[penalty],
             )
-        least = 100 * lowest_clean(results, architecture)
+        least = 100 * lowest_clean(found)
         ax.axvline(least, color="grey", linestyle=":", linewidth=1)
-        ax.set(xlabel="clean accuracy (%)", ylabel="accuracy under PGD, ε = 0.05 (%)")
+        ylabel = f"accuracy under PGD, ε = {CHOSEN_AT:g} (%)"
+        ax.set(xlabel="clean accuracy (%)", ylabel=ylabel)
         # What loses more of the task says nothing about it.
         ax.set_xlim(left=least - 3)
         put_legend_below(ax, ncols=5)
         figures[f"trainings-{architecture}"] = figure
     return figures
-
-
-def _kept_out(result):
-    return result["kept_out"]["clean"], result["kept_out"]["pgd"]
 
 
 def _exponents(results):

@@ -8,7 +8,7 @@ return figures by name. `panels` holds what is in a figure.
 """
 
 from .conditions import ARCHITECTURES, DEEP, label
-from .matching import best_strengths
+from .matching import of_best_strengths
 from .panels import ATTACKS, comparison, maps, row, with_maps
 
 
@@ -114,12 +114,8 @@ def _of(results, architecture, conditions):
 
 def _best(results):
     """Leaves only the best β of every condition."""
-    best = best_strengths(results)
-    return [
-        result
-        for result in results
-        if result["settings"]["beta"] == best[result["settings"]["condition"]]
-    ]
+    best = of_best_strengths([result["settings"] for result in results], results)
+    return [result for result in results if result["settings"] in best]
 
 
 def _first_seeds(results):

@@ -16,13 +16,23 @@ def penalty_of(settings):
     return settings["condition"] if form is None else f"{settings['condition']}-{form}"
 
 
-def lowest_clean(results, architecture):
-    """Below this clean accuracy, a network does not keep the task."""
+def on_unseen(result):
+    """Clean accuracy, and that under PGD, by which trainings are chosen.
+
+    On the images kept out, or on test images if none were.
+    """
+    if "kept_out" in result:
+        return result["kept_out"]["clean"], result["kept_out"]["pgd"]
+    [clean], [pgd] = (accuracies([result], epsilon) for epsilon in (None, CHOSEN_AT))
+    return clean / 100, pgd / 100
+
+
+def lowest_clean(results):
+    """Below this clean accuracy, a network of one architecture loses the task."""
     plain = [
-        result["kept_out"]["clean"]
+        on_unseen(result)[0]
         for result in results
-        if result["settings"]["architecture"] == architecture
-        and result["settings"]["condition"] == "vanilla"
+        if result["settings"]["condition"] == "vanilla"
     ]
     return max(plain) - CLEAN_POINTS
 
@@ -36,14 +46,18 @@ def select_best(results):
     Args:
         results: Of runs, some of them plain.
     """
+    least = {
+        architecture: lowest_clean(found)
+        for architecture, found in grouped(results, _architecture).items()
+    }
     best = {}
     for result in results:
-        settings, found = result["settings"], result["kept_out"]
-        architecture = settings["architecture"]
-        if found["clean"] < lowest_clean(results, architecture):
+        settings = result["settings"]
+        clean, pgd = on_unseen(result)
+        if clean < least[settings["architecture"]]:
             continue
-        key = architecture, penalty_of(settings)
-        if key not in best or found["pgd"] > best[key]["kept_out"]["pgd"]:
+        key = settings["architecture"], penalty_of(settings)
+        if key not in best or pgd > on_unseen(best[key])[1]:
             best[key] = result
     return [result["settings"] for result in best.values()]
 
@@ -51,27 +65,28 @@ def select_best(results):
 def best_strengths(results):
     """The best β of each condition of one architecture, by the first seed of each.
 
-    The one with the highest accuracy under PGD among those that keep the task, whose
-    clean accuracy is at most `CLEAN_POINTS` below the plain network's; if none does,
-    the most accurate one. By the images kept out, or by test images if none were.
+    The one with the highest accuracy under PGD among those that keep the task: whose
+    clean accuracy is not below `lowest_clean`; if none does, the most accurate one.
 
     Returns:
         A dictionary of β by condition.
     """
-    found = {}
+    first = {}
     for result in sorted(results, key=lambda result: result["settings"]["seed"]):
-        strengths = found.setdefault(result["settings"]["condition"], {})
-        strengths.setdefault(result["settings"]["beta"], _chosen_by(result))
-    plain, _ = found["vanilla"][None] if "vanilla" in found else (0, 0)
+        settings = result["settings"]
+        first.setdefault((settings["condition"], settings["beta"]), result)
+    plain = first.get(("vanilla", None))
+    least = lowest_clean([plain]) if plain else 0
 
-    def preference(accuracy):
-        clean, pgd = accuracy
-        keeps = clean >= plain - CLEAN_POINTS
+    def preference(result):
+        clean, pgd = on_unseen(result)
+        keeps = clean >= least
         return keeps, pgd if keeps else clean
 
+    strengths = grouped(first.values(), lambda settings: settings["condition"])
     return {
-        condition: max(strengths, key=lambda beta: preference(strengths[beta]))
-        for condition, strengths in found.items()
+        condition: max(found, key=preference)["settings"]["beta"]
+        for condition, found in strengths.items()
     }
 
 
@@ -82,9 +97,7 @@ def of_best_strengths(runs, results):
     """
     best = {
         (architecture, condition): beta
-        for architecture, found in grouped(
-            results, lambda settings: settings["architecture"]
-        ).items()
+        for architecture, found in grouped(results, _architecture).items()
         for condition, beta in best_strengths(found).items()
     }
     return [
@@ -95,9 +108,5 @@ def of_best_strengths(runs, results):
     ]
 
 
-def _chosen_by(result):
-    """Clean accuracy, and that under PGD."""
-    if "kept_out" in result:
-        return result["kept_out"]["clean"], result["kept_out"]["pgd"]
-    [clean], [pgd] = (accuracies([result], epsilon) for epsilon in (None, CHOSEN_AT))
-    return clean / 100, pgd / 100
+def _architecture(settings):
+    return settings["architecture"]
