@@ -275,6 +275,29 @@ class TestEvaluation:
         )
         assert batched == report
 
+    def test_batch_size_changes_nothing_in_half_precision(self):
+        rng = np.random.default_rng(0)
+        x = rng.random((6000, PIXELS), "float32")
+        half = keras.layers.Dense(CLASSES, dtype="mixed_float16")
+        last = keras.layers.Activation("linear", dtype="float32")
+        model = keras.Sequential([keras.Input((PIXELS,)), half, last])
+        half.set_weights([10 * rng.normal(size=(PIXELS, CLASSES)), np.zeros(CLASSES)])
+        logits = np.sort(model.predict(x, verbose=0), axis=1)
+        # So sure that a share in the mean loss of 500 images vanishes in float16.
+        sure = np.flatnonzero(abs(logits[:, -1] - logits[:, -2] - 13) < 2)[:500]
+        x, y = x[sure], model.predict(x[sure], verbose=0).argmax(axis=1)
+        few, all_at_once = (
+            evaluate_robustness(
+                model, x, y, [0.3], ["fgsm", "pgd"], batch_size=size, verbose=0
+            )
+            for size in (10, 500)
+        )
+        for attack in ("fgsm", "pgd"):
+            np.testing.assert_array_equal(
+                few.correct[attack], all_at_once.correct[attack]
+            )
+            assert few.accuracy[attack][0] < 0.5
+
     @pytest.mark.parametrize(
         "classifier",
         [

@@ -131,6 +131,9 @@ def _cut_from_weights(function: Callable[[Tensor], Tensor]) -> Callable[..., Ten
         def backward(context: Any, cotangent: Tensor) -> Tensor:
             if not context.outputs.requires_grad:  # of a function that rounds
                 return torch.zeros_like(context.images)
+            # cleverhans averages the loss over the batch. An image's share of it would
+            # vanish in float16; of the gradient, the attacks use the direction alone.
+            cotangent = cotangent * len(cotangent)
             [gradient] = torch.autograd.grad(
                 context.outputs, context.images, cotangent, allow_unused=True
             )
