@@ -444,6 +444,35 @@ def test_shares_layers_settings_and_optimizer(data):
     assert regularized.get_layer("hidden") is model.get_layer("hidden")
 
 
+def test_of_a_dictionary_it_takes_the_input_that_the_model_takes(data):
+    x, y = data
+    image = keras.Input((INPUTS,), name="image")
+    model = compiled(keras.Model(image, mlp()(image)))
+    regularized = kp.add_jacobian_regularizer(model, 1.0)
+    both = {"another": np.arange(len(x)), "image": x}
+    assert float(ops.stop_gradient(regularized.jacobian_penalty(both, y))) == float(
+        ops.stop_gradient(regularized.jacobian_penalty(x, y))
+    )
+    regularized.fit(both, y, verbose=0)
+
+
+def test_keeps_dictionaries_of_inputs_and_outputs(data, tmp_path):
+    x, y = data
+    model = mlp()
+    named = keras.Model({"image": model.inputs[0]}, {"digit": model.outputs[0]})
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compiled(named, loss={"digit": loss})
+    regularized = kp.add_jacobian_regularizer(named, 1.0)
+    regularized.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    expected = kp.add_jacobian_regularizer(model, 1.0).evaluate(x, y, verbose=0)
+    for each in (regularized, loaded):
+        found = each.evaluate({"image": x}, {"digit": y}, verbose=0)
+        assert found == pytest.approx(expected, rel=1e-6)
+        assert each.predict({"image": x}, verbose=0)["digit"].shape == (BATCH, CLASSES)
+    regularized.fit({"image": x}, {"digit": y}, verbose=0)
+
+
 def test_a_model_that_is_not_compiled_stays_so():
     model = network(shape=(INPUTS,), classes=CLASSES)
     assert not kp.add_jacobian_regularizer(model).compiled

@@ -19,6 +19,7 @@ from keras_powerlaw.support.arguments import (
     is_integer,
     validate_number,
 )
+from keras_powerlaw.support.batches import select_inputs
 from keras_powerlaw.support.compilation import compile_like
 from keras_powerlaw.support.keras_internals import compile_arguments
 from keras_powerlaw.support.layers import (
@@ -118,7 +119,10 @@ def add_jacobian_regularizer(
             f"'{model.name}', {state}",
         )
     options = {"name": model.name, "beta": beta, "projections": projections}
-    regularized = JacobianRegularizedModel(model.inputs[0], model.outputs[0], **options)
+    ends = model.inputs[0], model.outputs[0]
+    if not isinstance(model, keras.Sequential):  # may be in dictionaries
+        ends = model.input, model.output
+    regularized = JacobianRegularizedModel(*ends, **options)
     require_same_outputs(model, regularized, [])
     if model.compiled:
         compile_like(regularized, model, model.optimizer)
@@ -192,12 +196,15 @@ class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
 
     def jacobian_penalty(self, x: Any, y: Any) -> Tensor:
         """The penalty for a batch, without its factor β."""
-        x = ops.cast(keras.tree.flatten(x)[0], self.inputs[0].dtype)
+        [x] = keras.tree.flatten(select_inputs(self, x))
+        x = ops.cast(x, self.inputs[0].dtype)
 
         def outputs(images: Tensor) -> Tensor:
+            images = keras.tree.pack_sequence_as(self.input, [images])
             # The loss already contains their penalties.
             with without_activity_regularizers(self):
-                return self(images, training=False)
+                [outputs] = keras.tree.flatten(self(images, training=False))
+            return outputs
 
         if self.projections is None:
             loss = self._loss_per_example(y)
