@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from keras_powerlaw.spectral.basis import share_of_first
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
@@ -58,6 +59,9 @@ class BasisBackup:
         for index, (regularizer, renewal) in enumerate(layers):
             if renewal is not None:
                 arrays[f"basis{index}"] = regularizer.eigenbasis.to_float32()
+                arrays[f"share{index}"] = ops.convert_to_numpy(
+                    regularizer.eigenbasis.share
+                )
                 arrays[f"strength{index}"] = regularizer.eigenbasis.yielded_to
                 arrays[f"eigenvalues{index}"] = renewal.spectrum.eigenvalues
                 arrays[f"fit_range{index}"] = renewal.spectrum.fit_range
@@ -124,16 +128,20 @@ def _restore_basis(
 ) -> Renewal | None:
     if f"basis{index}" not in arrays:
         return None
-    # Files of version 0.1 have neither floor, penalty, dead units nor strength.
+    # Files of version 0.1 have neither floor, penalty, dead units, strength nor share.
     floor = arrays.get(f"floor{index}")
+    first, last = arrays[f"fit_range{index}"]
     spectrum = Spectrum(
         arrays[f"eigenvalues{index}"],
-        arrays[f"fit_range{index}"],
+        (first, last) if first < last else None,  # the spectrum was too short
         None if floor is None else float(floor),
     )
-    share = share_of_first(spectrum.eigenvalues[regularizer.tau - 1 :])
+    # The spectrum need not be that of the basis: not every refresh is measured.
+    share = arrays.get(f"share{index}")
+    if share is None:
+        share = share_of_first(spectrum.eigenvalues[regularizer.tau - 1 :])
     strength = float(arrays.get(f"strength{index}", 1.0))
-    regularizer.eigenbasis.assign(arrays[f"basis{index}"], share, strength)
+    regularizer.eigenbasis.assign(arrays[f"basis{index}"], float(share), strength)
     staleness, penalty, dead = (
         float(arrays.get(f"{name}{index}", np.nan))
         for name in ("staleness", "penalty", "dead")
