@@ -1,5 +1,6 @@
 """What the figures show: line data, markers, shading and labels."""
 
+import dataclasses
 import re
 import sys
 
@@ -246,6 +247,24 @@ class TestRobustness:
     def test_names_the_attack_and_what_epsilon_is(self, ax, attack, title, label):
         plot_robustness({"plain": report_with(0.9, **{attack: [0.5, 0.1]})}, attack, ax)
         assert ax.get_title() == title
+        assert ax.get_xlabel() == label
+
+    @pytest.mark.parametrize(
+        "clips, label",
+        [
+            ([[0.0, 255.0]], "ε (max-norm, pixel range 0–255)"),
+            ([None], "ε (max-norm)"),
+            ([[0.0, 1.0], [0.0, 255.0]], "ε (max-norm)"),
+        ],
+    )
+    def test_names_the_range_of_the_pixels(self, ax, clips, label):
+        reports = [
+            dataclasses.replace(
+                report_with(0.9, fgsm=[0.5, 0.1]), settings={"clip": clip}
+            )
+            for clip in clips
+        ]
+        plot_robustness({"plain": reports}, "fgsm", ax)
         assert ax.get_xlabel() == label
 
     def test_the_worst_case_over_the_attacks_is_a_curve_of_its_own(self, ax):

@@ -262,6 +262,11 @@ class TestSpectrum:
         np.testing.assert_allclose(spectrum.exponent, alpha, rtol=1e-10)
         np.testing.assert_allclose(spectrum.exponent_interval, alpha, rtol=1e-8)
 
+    def test_can_be_compared_as_an_object(self):
+        spectrum = Spectrum([2.0, 1.0])
+        assert spectrum in [spectrum]
+        assert spectrum != Spectrum([2.0, 1.0])
+
     def test_dimensions_in_closed_form(self):
         flat = Spectrum(np.full(40, 2.0))
         assert flat.dimension_90 == 36

@@ -83,15 +83,22 @@ def plot_robustness(
         plot_mean(ax, epsilons, accuracies, marker="o", markersize=3, label=label)
 
     ax.set(ylim=(0, 100), title=_title(attack))
-    euclidean = any(
-        run.settings.get("norm") == 2 for runs in runs_by_label.values() for run in runs
-    )
-    ball = "ε (Euclidean norm)" if euclidean else "ε (max-norm, pixel range 0–1)"
     bounded = attack not in BY_NAME or BY_NAME[attack].bounded
-    ax.set_xlabel(ball if bounded else "noise standard deviation ε")
+    every = [run for runs in runs_by_label.values() for run in runs]
+    ax.set_xlabel(_ball(every) if bounded else "noise standard deviation ε")
     ax.set_ylabel("accuracy (%)")
     ax.legend(fontsize="small")
     return ax
+
+
+def _ball(runs: Sequence[RobustnessReport]) -> str:
+    if any(run.settings.get("norm") == 2 for run in runs):
+        return "ε (Euclidean norm)"
+    ranges = {tuple(run.settings.get("clip", (0, 1)) or ()) for run in runs}
+    if len(ranges) > 1 or not all(ranges):
+        return "ε (max-norm)"
+    [(low, high)] = ranges
+    return f"ε (max-norm, pixel range {low:g}–{high:g})"
 
 
 def _title(attack: str) -> str:

@@ -13,7 +13,7 @@ from keras_powerlaw.robustness.tables import markdown_table, text_table
 from keras_powerlaw.support.arguments import invalid_value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RobustnessSummary:
     """Mean and standard deviation of the accuracies in several reports.
 

@@ -19,7 +19,7 @@ from keras_powerlaw.support.batches import require_finite
 from keras_powerlaw.support.memory import require_memory_for_samples
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class CrossValidatedSpectrum(PowerLawFits):
     """Variances of the signal along principal components, without that of the noise.
 

@@ -30,7 +30,7 @@ from keras_powerlaw.support.types import Reduction, Tensor, Verbose
 from keras_powerlaw.support.units import to_samples, validate_reduction
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class SensitivityMaps:
     """Derivatives of covariance eigenvalues with respect to the input.
 

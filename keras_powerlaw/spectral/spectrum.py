@@ -13,7 +13,7 @@ from keras_powerlaw.spectral.recordings import eigenvalues_of
 from keras_powerlaw.support.arguments import invalid_value, validate_number
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Spectrum(PowerLawFits):
     """A covariance spectrum and the figures that describe it.
 
