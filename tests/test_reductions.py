@@ -9,11 +9,12 @@ import reference
 from backend import BACKEND, only, to_numpy, value_and_gradient
 from datasets import gaussian
 from keras import layers, ops
-from models import Subclassed, compiled, feature_map, network
+from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
 from keras_powerlaw.spectral.covariance import StreamingCovariance
 from keras_powerlaw.support import memory
+from keras_powerlaw.support.keras_internals import mask_of
 from keras_powerlaw.support.units import count_units, to_samples
 
 # XLA takes longer to compile these networks than to run them; JAX knows nothing else.
@@ -349,6 +350,27 @@ class TestTraining:
         np.testing.assert_allclose(
             float(penalty), reference.penalty(expected, 1.0, 2, 0.5), rtol=1e-3
         )
+
+    @pytest.mark.parametrize("regularized", [False, True])
+    def test_a_layer_that_is_of_another_length_in_another_model(self, regularized):
+        regularizer = kp.SpectralActivityRegularizer(tau=3) if regularized else None
+        layer = hidden(4, regularizer)
+        shorter = keras.Input((2, 5))
+        keras.Model(shorter, layer(shorter))  # where it has 8 units
+        model = compiled(network(layer, layers.Flatten(), shape=(8, 5)))
+        x, y = gaussian(200, (8, 5))
+        refresh = kp.EigenbasisRefresh() if regularized else None
+        model.fit(x, y, batch_size=20, epochs=1, verbose=0, callbacks=refresh)
+        spectrum = kp.measure_spectrum(model, x, "hidden", fit_range=(3, 30))
+        assert len(spectrum.eigenvalues) == 32
+
+    def test_masks_are_ignored_and_passed_on(self, recwarn):
+        symbols = np.random.default_rng(0).integers(3, size=(50, 4))
+        embedded = layers.Embedding(3, 6, mask_zero=True)(symbols)
+        regularizer = kp.SpectralActivityRegularizer(tau=2, reduction="channels")
+        regularized = layers.Identity(activity_regularizer=regularizer)(embedded)
+        np.testing.assert_array_equal(to_numpy(mask_of(regularized)), symbols != 0)
+        assert not [each for each in recwarn if "mask" in str(each.message)]
 
 
 class TestDataFormat:

@@ -196,6 +196,16 @@ def count_outputs(layer: keras.layers.Layer) -> int:
     return max(counts, default=1)
 
 
+def output_shapes(layer: keras.layers.Layer) -> set[tuple[int | None, ...]]:
+    """The shapes of a layer's only output, in all models that it is in.
+
+    None is known of a layer with several outputs, or in a subclassed model.
+    """
+    if count_outputs(layer) > 1:
+        return set()
+    return {tuple(node.output_tensors[0].shape) for node in layer._inbound_nodes}
+
+
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
     """The arguments passed to a model's `compile()`, as the same objects.
 

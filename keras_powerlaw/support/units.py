@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_powerlaw.support.arguments import invalid_value, validate_choice
+from keras_powerlaw.support.keras_internals import output_shapes
 from keras_powerlaw.support.types import Reduction, Tensor
 
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
@@ -77,10 +78,10 @@ def output_units(layer: keras.layers.Layer, reduction: Reduction) -> int | None:
     Raises:
         ValueError: If the channels are not on the axis that `reduction` assumes.
     """
-    try:
-        shape = layer.output.shape
-    except AttributeError:  # in a subclassed model, or with several outputs
+    shapes = output_shapes(layer)
+    if len(shapes) != 1:  # unknown, or of another length in another model
         return None
+    [shape] = shapes
     rank = len(shape)
     if reduction != "flatten" and rank > 2:
         assumed = "channels_last" if channel_axis(rank) > 1 else "channels_first"
