@@ -6,10 +6,11 @@ import pytest
 import reference
 from backend import to_numpy, value_and_gradient
 from datasets import gaussian
-from keras import ops
+from keras import layers, ops
 from models import compiled, hidden, network
 
 import keras_powerlaw as kp
+from keras_powerlaw.support.keras_internals import mask_of
 
 
 def correlated(batch, units, rng):
@@ -201,6 +202,13 @@ class TestInModels:
         history = model.fit(*data, epochs=3, batch_size=batch_size, verbose=0).history
         assert np.all(np.isfinite(history["loss"]))
         assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+    def test_passes_a_mask_on(self, recwarn):
+        symbols = np.random.default_rng(0).integers(3, size=(50, 4))
+        embedded = layers.Embedding(3, 2, mask_zero=True)(symbols)
+        mask = mask_of(kp.WhiteningLayer()(embedded, training=True))
+        np.testing.assert_array_equal(to_numpy(mask), symbols != 0)
+        assert not [each for each in recwarn if "mask" in str(each.message)]
 
     def test_saves_and_loads(self, data, tmp_path):
         model = self.model(momentum=0.5, ridge=1e-3, use_batch_statistics=False)

@@ -66,6 +66,7 @@ class _Recorder(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, reduction: Reduction) -> None:
         super().__init__(dtype="float32", autocast=False)
+        self.supports_masking = True  # which it ignores
         self._reduction = reduction
         on_jax = keras.backend.backend() == "jax"
         # Its state belongs to no layer: this one is locked once it has been called.

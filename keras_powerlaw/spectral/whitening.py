@@ -90,6 +90,7 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
         if not is_number(momentum) or not 0 <= momentum < 1:
             raise invalid_value("momentum", "a number in [0, 1)", repr(momentum))
         self.momentum = float(momentum)
