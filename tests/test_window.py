@@ -375,6 +375,33 @@ class TestFirstSteps:
         history, _ = fit(model, data, batch_size=20, epochs=1)
         assert np.isfinite(history["hidden_exponent"][0])
 
+    def test_none_is_left_of_a_training_without_epochs(self, data):
+        model = regularized()
+        fit(model, data, epochs=0)
+        with pytest.raises(ValueError, match=r"EigenbasisRefresh\(\)"):
+            model.fit(*data, verbose=0)
+
+    def test_a_model_compiled_anew_begins_like_a_new_one(self, data):
+        def fold(model, x):
+            compiled(model, keras.optimizers.Adam(0.01))
+            fit(model, (x, data[1]), batch_size=20)
+            return model.get_weights()
+
+        model, new = regularized(), regularized()
+        start = model.get_weights()
+        fold(model, data[0])
+        model.set_weights(start)
+        other = data[0] * np.arange(1, 13, dtype="float32")
+        for again, first in zip(fold(model, other), fold(new, other), strict=True):
+            np.testing.assert_array_equal(again, first)
+
+    def test_a_loss_of_zero_is_no_error(self, data):
+        model = regularized(loss=lambda y, logits: ops.sum(0.0 * logits, axis=-1))
+        with pytest.warns(UserWarning, match="never acted"):
+            history, _ = fit(model, (data[0][:40], data[1][:40]), epochs=1)
+        assert history["loss"] == [0.0]
+        assert np.isnan(history["hidden_share"][0])
+
     def test_evaluation_before_it_has_no_penalty(self, data):
         model = regularized(optimizer=keras.optimizers.SGD(0.0))
         plain = compiled(network(hidden(UNITS)))

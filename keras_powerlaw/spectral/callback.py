@@ -37,11 +37,12 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     The penalty of `SpectralActivityRegularizer` estimates the eigenvalues as the
     variances along the eigenvectors over the training set. The estimate holds only
     while the weights have changed little since the eigenvectors were computed, so this
-    callback recomputes them from the activations of the last training steps: two to two
-    and a half samples per unit, at least 1,000. By default it does so every N/25 steps
-    for N units, but no more often than every 5 and no less than every 20. Until there
-    are two samples per unit, the penalty is left out; its beginning is printed, and a
-    warning if training ends before.
+    callback recomputes them from the activations of the last training steps: up to two
+    and a half samples per unit, or 1,250 if that is more. By default it does so every
+    N/25 steps for N units, but no more often than every 5 and no less than every 20.
+    Until there are two samples per unit, the penalty is left out; its beginning is
+    printed, and a warning if training ends before. Another `fit()` goes on with the
+    basis of the last one, unless the model has been compiled anew.
 
     Given data, it passes some of them through the model in inference mode instead, by
     default at the start of every epoch and every 20 steps within it. For the paper's
@@ -157,14 +158,14 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             self.schedule = Schedule(None, default_steps(widest))
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if self.model is not self._trained:
-            self._take({})  # else, layers of an earlier model would stay among the new
-            self._trained = self.model
         self._watches: dict[str, PenaltyWatch] = {}
         self._steps = 0  # in finished epochs
         self._steps_in_epoch = 0
         self._last_refresh: int | None = None
-        self.source.begin(self.model)
+        continues = self.source.begin(self.model) and self.model is self._trained
+        if not continues:  # nothing is left of another model, or of other weights
+            self._take({})
+        self._trained = self.model
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._steps_in_epoch = 0
@@ -192,7 +193,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             for name, layer in named_layers(self.model).items():
                 renewal = self.renewals.get(name, NO_RENEWAL)
                 strength = layer.activity_regularizer.eigenbasis.yielded_to
-                share = strength * renewal.penalty / logs.get("loss", np.nan)
+                loss = logs.get("loss") or np.nan  # zero before the penalty begins
+                share = strength * renewal.penalty / loss
                 logs[f"{name}_exponent"] = renewal.spectrum.exponent
                 logs[f"{name}_staleness"] = renewal.staleness
                 logs[f"{name}_penalty"] = renewal.penalty
@@ -206,7 +208,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self.source.end()
         if self.backup is not None:
             self.backup.remove()
-        if self._last_refresh is None and self._steps:
+        if self._last_refresh is None:
             self._end_without_basis()
         layers = named_layers(self.model)
         for name, watch in self._watches.items():
@@ -243,8 +245,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _end_without_basis(self) -> None:
         missing = discard_unknown_bases(self.model)
-        if not missing:
-            return  # known from an earlier training
+        if not missing or not self._steps:
+            return  # known from an earlier training, or there was none
         seen = "; ".join(
             f"layer '{name}': {count} of {needed}"
             for name, count, needed in missing

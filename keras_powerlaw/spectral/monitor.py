@@ -38,16 +38,17 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     """Logs the spectra of layers during `fit()`, whether or not they have a penalty.
 
     For the plain network of a comparison: like `EigenbasisRefresh`, it measures on data
-    that it is given or, without any, on the activations of the latest training steps,
-    two to two and a half samples per unit and at least 1,000. The training takes the
-    same course with it as without.
+    that it is given or, without any, on the activations of the latest training steps:
+    once there are two samples per unit, on up to two and a half per unit, or 1,250 if
+    that is more. The training takes the same course with it as without.
 
     For each layer it logs, from the last measurement, NaN before the first:
 
     - `<layer name>_exponent`
     - `<layer name>_dimension_90` and `<layer name>_participation_ratio`
 
-    List it before `CSVLogger` and `TensorBoard`, so that they see these logs.
+    List it before `CSVLogger` and `TensorBoard`, so that they see these logs, and after
+    `EigenbasisRefresh`, whose `<layer name>_exponent` it replaces.
     `monitor.spectra` has the latest `Spectrum` of each layer by name, and
     `monitor.history` all of them: a list of pairs `(steps, spectra)`, the number of
     optimizer steps before, and such a dictionary.

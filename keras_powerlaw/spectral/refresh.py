@@ -206,8 +206,17 @@ def _units(layer: keras.layers.Layer) -> int | None:
     return units
 
 
+def forget_windows(model: keras.Model) -> None:
+    """Forgets the activations of an earlier training, and the bases made of them."""
+    regularizers = [layer.activity_regularizer for layer in layers_to_renew(model)]
+    trained = [each for each in regularizers if each.window and each.window.count]
+    with creating_state(model, is_new=bool(trained)):
+        for regularizer in trained:
+            regularizer.forget()
+
+
 def discard_unknown_bases(model: keras.Model) -> list[tuple[str, int, int]]:
-    """Takes back the room for bases that never became known.
+    """Takes back the room for bases that never became known, and their windows.
 
     Training without a basis is then an error again, instead of training without the
     penalty.
@@ -219,10 +228,10 @@ def discard_unknown_bases(model: keras.Model) -> list[tuple[str, int, int]]:
     with creating_state(model, is_new=True):
         for name, layer in named_layers(model).items():
             regularizer = layer.activity_regularizer
-            if not regularizer.eigenbasis.is_known:
-                window = regularizer.window
+            window = regularizer.window
+            if window is not None and not regularizer.eigenbasis.is_known:
                 missing.append((name, window.count, window.needed))
-                regularizer.eigenbasis.discard()
+                regularizer.forget()
     return missing
 
 

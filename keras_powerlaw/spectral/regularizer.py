@@ -54,8 +54,7 @@ class SpectralActivityRegularizer(
     where λ₁ ≥ … ≥ λ_N are the eigenvalues of the covariance of the layer's N units over
     the batch. κ makes R as small as it can be: the power law is the nearest one. So R
     depends on the shape of the spectrum alone, and not on its scale, and lies between 0
-    and β.
-    With `form="paper"`, it is the penalty of the paper,
+    and β. With `form="paper"`, it is the penalty of the paper,
 
         R = β/N ∑_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],
         γₙ = λ_τ (n/τ)^(−α)
@@ -159,6 +158,7 @@ class SpectralActivityRegularizer(
         self.eigenbasis = Eigenbasis(self, first=self.tau)
         self.window: ActivationWindow | None = None
         self.units: int | None = None  # known once the layer has been called
+        self.supports_masking = True  # which it ignores
         # There is nothing to build: the first refresh creates the basis.
         self.built = True
         if exact and keras.backend.backend() == "tensorflow":
@@ -187,6 +187,13 @@ class SpectralActivityRegularizer(
         """Whether training steps keep activations, with room for a basis of them."""
         return self.window is not None and self.eigenbasis.variable is not None
 
+    def forget(self) -> None:
+        """Makes training steps keep nothing more; the basis is absent again."""
+        if self.window is not None:
+            self.window.close()
+        self.window = None
+        self.eigenbasis.discard()
+
     def _open_window(self, window: ActivationWindow, units: int) -> None:
         # The basis too: a compiled step can't get it later.
         self.eigenbasis.prepare(units)
@@ -197,8 +204,7 @@ class SpectralActivityRegularizer(
         self.units = count_units(activity.shape, self.reduction)
         if training and self.window is not None:
             samples = self._samples_of(ops.stop_gradient(activity))
-            if not self.keeps_window:
-                self._open_window(self.window, samples.shape[1])
+            self._open_window(self.window, samples.shape[1])
             self.window.write(samples)
         if self.exact or self.eigenbasis.variable is not None:
             self.record(activity)

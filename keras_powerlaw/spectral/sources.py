@@ -8,6 +8,7 @@ import keras
 
 from keras_powerlaw.spectral.layers import layers_with_basis, units_of
 from keras_powerlaw.spectral.refresh import (
+    forget_windows,
     open_windows,
     renew_from_data,
     renew_from_windows,
@@ -26,8 +27,8 @@ FEWEST_EXAMPLES = 2000  # narrow layers benefit from more, at no cost
 class Source(Protocol):
     """What the callback tells a source in the course of a training."""
 
-    def begin(self, model: keras.Model) -> None:
-        """Training begins."""
+    def begin(self, model: keras.Model) -> bool:
+        """Training begins. Returns whether it can go on with the basis there is."""
 
     def begin_epoch(self, index: int, is_first: bool) -> None:
         """An epoch begins, after `index` refreshes."""
@@ -47,9 +48,14 @@ class Source(Protocol):
 class TrainingSteps:
     """The activations of the latest training steps."""
 
-    def begin(self, model: keras.Model) -> None:
+    def begin(self, model: keras.Model) -> bool:
         self._model = model
+        # A new optimizer: the weights may be others than those of the activations.
+        anew = model.optimizer is not None and not int(model.optimizer.iterations)
+        if anew:
+            forget_windows(model)
         open_windows(model)
+        return not anew
 
     def begin_epoch(self, index: int, is_first: bool) -> None:
         pass
@@ -78,9 +84,10 @@ class Data:
         self._batch_size = batch_size
         self._seed = seed
 
-    def begin(self, model: keras.Model) -> None:
+    def begin(self, model: keras.Model) -> bool:
         self._model = model
         self._sample = EpochSample()
+        return True
 
     def begin_epoch(self, index: int, is_first: bool) -> None:
         self._sample.begin_epoch()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from keras_powerlaw.support.replicas import index_of_replica, parts_of_replicas
 from keras_powerlaw.support.types import Tensor
-from keras_powerlaw.support.variables import state_variable, write_rows
+from keras_powerlaw.support.variables import discard_state, state_variable, write_rows
 
 # docs/theory.md, "The refresh", says what more and fewer do to the eigenvectors.
 SAMPLES_PER_UNIT = 2
@@ -102,6 +102,12 @@ class ActivationWindow:
             ops.convert_to_tensor(window)[: int(filled)] for window, filled in parts
         ]
         return samples[0] if len(samples) == 1 else ops.concatenate(samples)
+
+    def close(self) -> None:
+        """Removes the variables."""
+        for name in self._state:
+            discard_state(self._layer, name)
+        self._state = {}
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The state of the window, for a backup."""
