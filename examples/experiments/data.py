@@ -49,6 +49,32 @@ def load(name, path=None):
     return train, test
 
 
+class Reshuffled(keras.utils.PyDataset):
+    """Batches of images and labels, in a new order in every epoch.
+
+    Of arrays, `fit(shuffle=True)` repeats the first epoch's batches in all of them, on
+    TensorFlow after `keras.utils.set_random_seed()`. A network whose layers see batches
+    as a whole, as whitening does, learns these batches by heart.
+    """
+
+    def __init__(self, x, y, batch_size, seed):
+        super().__init__()
+        self._x, self._y, self._batch_size = x, y, batch_size
+        self._rng = np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def on_epoch_end(self):
+        self._order = self._rng.permutation(len(self._x))
+
+    def __len__(self):
+        return -(-len(self._x) // self._batch_size)
+
+    def __getitem__(self, index):
+        start = index * self._batch_size
+        chosen = self._order[start : start + self._batch_size]
+        return self._x[chosen], self._y[chosen]
+
+
 def keep_out(images_and_labels, count):
     """Two parts: without `count` images, chosen at random, and these.
 

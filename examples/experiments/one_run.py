@@ -12,7 +12,7 @@ import numpy as np
 import keras_powerlaw as kp
 
 from .conditions import SPECTRAL
-from .data import choose, keep_out
+from .data import Reshuffled, choose, keep_out
 from .networks import build_model
 from .presets import CHOSEN_AT, PAPER_REFRESH
 from .results import report_to_json, rounded
@@ -48,6 +48,7 @@ def perform(settings, data, report_epoch):
         "training_seconds": round(trained - begin, 3),
         "measuring_seconds": round(time.perf_counter() - trained, 3),
         "trained_images": len(train_data[0]),
+        "reshuffled": True,  # files without it are of `fit()` on arrays
         "history": history,
         **measurements,
     }
@@ -60,9 +61,8 @@ def train(model, settings, x, y, report_epoch=None):
         refresh = {"x": x} | settings.get("refresh", PAPER_REFRESH)
         callbacks.insert(0, kp.EigenbasisRefresh(**refresh, verbose=0))
     return model.fit(
-        x,
-        y,
-        batch_size=settings["batch_size"],
+        Reshuffled(x, y, settings["batch_size"], settings["seed"]),
+        shuffle=False,  # the whole order, not that of the batches
         epochs=settings["epochs"],
         callbacks=callbacks,
         verbose=0,
