@@ -1,6 +1,7 @@
 """Training on two devices agrees with training on one."""
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -104,6 +105,25 @@ class TestTwoDevices:
             )
         for expected, found in zip(one.get_weights(), two.get_weights(), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+    def test_writes_backups_and_begins_anew(self, strategy, data, tmp_path):
+        refresh = kp.EigenbasisRefresh(every_steps=2, backup_dir=tmp_path)
+        written = []
+        seen = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: written.append(
+                len(list(tmp_path.iterdir()))
+            )
+        )
+        with strategy():
+            model = compiled_model()
+            fit = functools.partial(
+                model.fit, *data, epochs=2, verbose=0, callbacks=[refresh, seen]
+            )
+            fit(batch_size=46)
+            compiled(model)
+            history = fit(batch_size=46).history
+        assert written == [1, 2, 1, 2]
+        assert np.isfinite(history["first_exponent"]).all()
 
     def test_a_last_batch_of_one_or_two_examples_on_each_device(self, strategy, data):
         count = 50 if BACKEND == "jax" else 49  # JAX's devices take equal shares

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from keras_powerlaw.spectral.basis import share_of_first
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
@@ -59,9 +58,7 @@ class BasisBackup:
         for index, (regularizer, renewal) in enumerate(layers):
             if renewal is not None:
                 arrays[f"basis{index}"] = regularizer.eigenbasis.to_float32()
-                arrays[f"share{index}"] = ops.convert_to_numpy(
-                    regularizer.eigenbasis.share
-                )
+                arrays[f"share{index}"] = regularizer.eigenbasis.share_to_float()
                 arrays[f"strength{index}"] = regularizer.eigenbasis.yielded_to
                 arrays[f"eigenvalues{index}"] = renewal.spectrum.eigenvalues
                 arrays[f"fit_range{index}"] = renewal.spectrum.fit_range

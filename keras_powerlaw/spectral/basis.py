@@ -106,6 +106,9 @@ class Eigenbasis:
         self.yielded_to = 1.0
         self.is_known = False
 
+    def share_to_float(self) -> float:
+        return float(ops.convert_to_numpy(ops.cast(self.share, "float32")))
+
     def to_float32(self) -> NDArray[np.float32]:
         array: NDArray[np.float32] = ops.convert_to_numpy(
             ops.cast(self.variable, "float32")

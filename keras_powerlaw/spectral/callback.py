@@ -28,6 +28,7 @@ from keras_powerlaw.support.arguments import (
     validate_verbose,
 )
 from keras_powerlaw.support.batches import validate_data, validate_sampling
+from keras_powerlaw.support.replicas import steps_taken
 from keras_powerlaw.support.types import Verbose
 
 
@@ -265,7 +266,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _back_up(self, backup: BasisBackup) -> None:
         backup.write(
-            int(self.model.optimizer.iterations),
+            steps_taken(self.model),
             CallbackState(self._steps, self._last_refresh, self._refreshes),
             [
                 (layer.activity_regularizer, self.renewals.get(name))
@@ -277,7 +278,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         layers = named_layers(self.model)
         regularizers = [layer.activity_regularizer for layer in layers.values()]
         with renewing(self.model, [each.eigenbasis for each in regularizers]):
-            restored = backup.read(int(self.model.optimizer.iterations), regularizers)
+            restored = backup.read(steps_taken(self.model), regularizers)
         if restored is not None:
             state, renewals = restored
             self._steps = state.steps

@@ -15,6 +15,7 @@ from keras_powerlaw.spectral.refresh import (
 )
 from keras_powerlaw.spectral.renewal import Renewal
 from keras_powerlaw.support.batches import is_endless
+from keras_powerlaw.support.replicas import steps_taken
 from keras_powerlaw.support.samples import EpochSample
 from keras_powerlaw.support.types import Verbose
 
@@ -51,7 +52,7 @@ class TrainingSteps:
     def begin(self, model: keras.Model) -> bool:
         self._model = model
         # A new optimizer: the weights may be others than those of the activations.
-        anew = model.optimizer is not None and not int(model.optimizer.iterations)
+        anew = model.optimizer is not None and not steps_taken(model)
         if anew:
             forget_windows(model)
         open_windows(model)

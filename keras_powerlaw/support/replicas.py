@@ -48,6 +48,11 @@ def parts_of_replicas(variable: keras.Variable) -> list[Any]:
     return list(getattr(variable.value, "values", [variable.value]))
 
 
+def steps_taken(model: keras.Model) -> int:
+    """The number of steps that the optimizer of a model has taken."""
+    return int(parts_of_replicas(model.optimizer.iterations)[0])
+
+
 def sum_over_replicas(value: Tensor) -> Tensor:
     """The sum of `value` over all replicas, the same on each of them."""
     context = replica_context()
