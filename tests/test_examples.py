@@ -9,6 +9,7 @@ from pathlib import Path
 import all_layers
 import exponents
 import feature_maps
+import keras
 import matched
 import numpy as np
 import paper
@@ -18,6 +19,7 @@ import resnet
 import shallow_mlp
 import whitening
 import widths
+from backend import only, to_numpy
 from experiments import all_runs, command_line, conditions, data, figures
 from experiments.matching import best_strengths, select_best
 from experiments.networks import build_model
@@ -248,6 +250,38 @@ def test_the_best_training_keeps_the_task():
         result("last", 0.5, 0.9, 6, "paper"),
     ]
     assert [settings["batch"] for settings in select_best(results)] == [1, 4]
+
+
+def batches_seen(*data, **options):
+    """What a model is trained on in two epochs, after the seeds have been set."""
+    keras.utils.set_random_seed(0)
+    seen = []
+
+    class Seeing(keras.layers.Layer):
+        def call(self, x, training=False):
+            if training:
+                seen.append(np.ravel(to_numpy(x)))
+            return x
+
+    model = keras.Sequential([keras.Input((1,)), Seeing(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    model.fit(*data, epochs=2, verbose=0, **options)
+    return np.split(np.concatenate(seen), 2)
+
+
+def test_batches_are_new_in_every_epoch():
+    x = np.arange(50.0)[:, np.newaxis]
+    first, second = batches_seen(data.Reshuffled(x, x, 20, seed=3), shuffle=False)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert not np.array_equal(first, second)
+    again, _ = batches_seen(data.Reshuffled(x, x, 20, seed=3), shuffle=False)
+    np.testing.assert_array_equal(again, first)
+
+
+@only("tensorflow", why="other backends' fit() reshuffles arrays")
+def test_those_of_arrays_are_not_which_is_why():
+    x = np.arange(50.0)[:, np.newaxis]
+    np.testing.assert_array_equal(*batches_seen(x, x, batch_size=20))
 
 
 def test_images_kept_out_are_no_others():
