@@ -395,6 +395,22 @@ class TestFirstSteps:
         for again, first in zip(fold(model, other), fold(new, other), strict=True):
             np.testing.assert_array_equal(again, first)
 
+    @only("tensorflow", "torch", why="on JAX, a training step takes and returns state")
+    def test_a_training_step_of_ones_own_goes_on(self, data):
+        class OfItsOwn(keras.Sequential):
+            def train_step(self, data):
+                # And perhaps an optimizer of its own.
+                return {"mean": ops.mean(self(data[0], training=True))}
+
+        keras.utils.set_random_seed(0)
+        regularizer = kp.SpectralActivityRegularizer(tau=2)
+        model = compiled(OfItsOwn(network(hidden(UNITS, regularizer)).layers))
+        model.run_eagerly = True
+        fit(model, data)
+        basis = to_numpy(regularizer.basis)
+        fit(model, data, epochs=0)
+        np.testing.assert_array_equal(to_numpy(regularizer.basis), basis)
+
     def test_a_loss_of_zero_is_no_error(self, data):
         model = regularized(loss=lambda y, logits: ops.sum(0.0 * logits, axis=-1))
         with pytest.warns(UserWarning, match="never acted"):

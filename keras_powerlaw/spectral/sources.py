@@ -51,8 +51,10 @@ class TrainingSteps:
 
     def begin(self, model: keras.Model) -> bool:
         self._model = model
-        # A new optimizer: the weights may be others than those of the activations.
-        anew = model.optimizer is not None and not steps_taken(model)
+        # A new optimizer: the weights may be others than those of the activations. A
+        # training step of one's own need not use the model's optimizer.
+        is_standard = type(model).train_step is keras.Model.train_step
+        anew = is_standard and model.optimizer is not None and not steps_taken(model)
         if anew:
             forget_windows(model)
         open_windows(model)
