@@ -30,8 +30,8 @@ def trained(name, data, cache):
         data: `(x_train, y_train), (x_test, y_test)`.
         cache: Folder of the weights.
     """
-    settings, ((x, y), _) = NETWORKS[name], data
-    keras.utils.set_random_seed(0)
+    settings, ((x, y), _) = {**NETWORKS[name], "seed": 0}, data
+    keras.utils.set_random_seed(settings["seed"])
     model, _ = build_model(settings, x.shape[1:])
     path = cache / f"{name}-{settings['epochs']}epochs.weights.h5"
     if path.exists():
