@@ -133,7 +133,8 @@ def _cut_from_weights(function: Callable[[Tensor], Tensor]) -> Callable[..., Ten
                 return torch.zeros_like(context.images)
             # cleverhans averages the loss over the batch. An image's share of it would
             # vanish in float16; of the gradient, the attacks use the direction alone.
-            cotangent = cotangent * len(cotangent)
+            # A power of two changes no digit of it.
+            cotangent = cotangent * 2.0 ** (len(cotangent) - 1).bit_length()
             [gradient] = torch.autograd.grad(
                 context.outputs, context.images, cotangent, allow_unused=True
             )
