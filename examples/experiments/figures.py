@@ -85,17 +85,22 @@ def sensitivity(results):
 def _deep(results, conditions, main_figure, first_of_appendix):
     """A figure of the main text, and four of the appendix for each architecture."""
     drawn, main = {}, {}
-    for architecture, number in first_of_appendix.items():
-        every = _of(results, architecture, conditions)
-        if not every:
-            continue
+    found = {
+        architecture: every
+        for architecture in first_of_appendix
+        if (every := _of(results, architecture, conditions))
+    }
+    for architecture, every in found.items():
+        number = first_of_appendix[architecture]
         title, best = ARCHITECTURES[architecture], _best(every)
         layers = tuple(every[0]["spectra"])
         main[title] = best
         drawn[f"figureA{number}"] = row(title, best, layers)
-        if len(best) < len(every):  # all strengths, where there are several
+        has_strengths = len(best) < len(every)
+        if has_strengths:
             drawn[f"figureA{number + 1}"] = row(title, every, layers)
-        drawn[f"figureA{number + 2}"] = row(title, every, (), *ATTACKS)
+        if has_strengths or len(found) > 1:  # otherwise the main figure shows it
+            drawn[f"figureA{number + 2}"] = row(title, every, (), *ATTACKS)
         drawn[f"figureA{number + 3}"] = row(title, every, (), "noise")
     if main:
         drawn[main_figure] = comparison(main)
