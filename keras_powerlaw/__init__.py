@@ -23,6 +23,7 @@ from keras_powerlaw.spectral.repeats import (
 from keras_powerlaw.spectral.sensitivity import SensitivityMaps, sensitivity_maps
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.whitening import WhiteningLayer
+from keras_powerlaw.spectral.whitening_refresh import refresh_whitening
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ __all__ = [
     "plot_sensitivity",
     "plot_spectrum",
     "refresh_eigenbasis",
+    "refresh_whitening",
     "remove_spectral_regularizer",
     "sensitivity_maps",
 ]

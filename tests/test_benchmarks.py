@@ -17,6 +17,7 @@ from benchmarks import (
     speed,
     trained_networks,
     trainings,
+    whitening,
     zoo,
 )
 from benchmarks.clock import Clock
@@ -295,3 +296,14 @@ def test_clock_pauses(monkeypatch):
     with clock.paused():  # from 10 to 15
         pass
     assert clock.read() == [17, 17]
+
+
+def test_whitening(capsys):
+    whitening.main(["--preset", "smoke", "--epochs", "2"])
+    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert [row[1] for row in table[2:]] == [
+        *("moving averages", "tested batch", "refreshed"),
+        *("moving averages", "tested batch", "refreshed"),
+    ]
+    accuracies = [float(row[2].rstrip("%")) for row in table[2:]]
+    assert accuracies[2] > accuracies[0] and accuracies[5] > accuracies[3]

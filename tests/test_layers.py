@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import reference
 from backend import to_numpy, value_and_gradient
-from datasets import gaussian
+from datasets import Batches, gaussian
 from keras import layers, ops
 from models import compiled, hidden, network
 
@@ -186,6 +186,98 @@ class TestStatistics:
         base.trainable = True
         base(3 * x + 1, training=True)
         assert not np.array_equal(to_numpy(base(x[:9], training=False)), expected)
+
+
+class TestRefresh:
+    def moved(self, *blocks, examples=400, seed=3):
+        """A model whose weights have moved since its batches were whitened."""
+        x = correlated(examples, 6, np.random.default_rng(seed))
+        model = keras.Sequential([keras.Input((6,)), *blocks])
+        model(x, training=True)
+        for weight in model.trainable_weights:
+            weight.assign(to_numpy(weight) * np.linspace(0.3, 2.0, weight.shape[-1]))
+        return model, x
+
+    def test_the_output_is_white_at_the_present_weights(self):
+        model, x = self.moved(
+            layers.Dense(8, "tanh"), kp.WhiteningLayer(ridge=0.0), layers.Dense(3)
+        )
+        white = keras.Model(model.inputs, model.layers[1].output)
+        assert np.abs(np.cov(to_numpy(white(x)), rowvar=False) - np.eye(8)).max() > 0.5
+        kp.refresh_whitening(model, x, batch_size=70)
+        output = to_numpy(white(x))
+        np.testing.assert_allclose(np.cov(output, rowvar=False), np.eye(8), atol=2e-3)
+        np.testing.assert_allclose(output.mean(axis=0), 0, atol=2e-3)
+
+    def test_equals_numpy(self):
+        model, x = self.moved(layers.Dense(8, "tanh"), kp.WhiteningLayer(ridge=0.1))
+        hidden = np.tanh(x.astype("float64") @ to_numpy(model.layers[0].kernel))
+        kp.refresh_whitening(model, x)
+        np.testing.assert_allclose(
+            model.layers[1].moving_covariance, np.cov(hidden, rowvar=False), rtol=1e-4
+        )
+        np.testing.assert_allclose(to_numpy(model(x)), whiten(hidden, 0.1), atol=1e-4)
+
+    def test_a_later_layer_sees_what_the_earlier_one_gives_now(self):
+        model, x = self.moved(
+            *(layers.Dense(6, "tanh"), kp.WhiteningLayer()),
+            *(layers.Dense(5, "tanh"), kp.WhiteningLayer()),
+        )
+        kp.refresh_whitening(model, x)
+        covariance = np.cov(to_numpy(model(x)), rowvar=False)
+        np.testing.assert_allclose(covariance, np.eye(5), atol=1e-2)
+
+    def test_feature_maps_and_a_data_set(self):
+        model, x = self.moved(layers.Reshape((3, 2)), kp.WhiteningLayer())
+        kp.refresh_whitening(model, Batches(3 * x + 1, size=100))
+        np.testing.assert_allclose(
+            model.layers[1].moving_mean, (3 * x + 1).mean(axis=0), rtol=1e-4
+        )
+
+    @pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
+    def test_other_precisions(self, policy):
+        model, x = self.moved(
+            layers.Dense(4, "tanh", dtype=policy), kp.WhiteningLayer(dtype=policy)
+        )
+        kp.refresh_whitening(model, x)
+        covariance = np.cov(to_numpy(model(x)).astype("float64"), rowvar=False)
+        np.testing.assert_allclose(covariance, np.eye(4), atol=1e-2)
+
+    def test_within_fit(self):
+        x, y = gaussian(200, seed=9)
+        model = compiled(network(hidden(20), kp.WhiteningLayer(name="white")))
+        found = []
+
+        def refresh(epoch, logs):
+            kp.refresh_whitening(model, x)
+            spectrum = kp.measure_spectrum(model, x, "white")
+            found.append(spectrum.eigenvalues)
+
+        callback = keras.callbacks.LambdaCallback(on_epoch_end=refresh)
+        model.fit(x, y, batch_size=50, epochs=2, verbose=0, callbacks=[callback])
+        np.testing.assert_allclose(found, 1, atol=0.05)
+        after = kp.measure_spectrum(model, x, "white").eigenvalues
+        np.testing.assert_allclose(after, found[-1], rtol=1e-3)
+
+    def test_an_error_leaves_the_statistics(self):
+        model, x = self.moved(layers.Dense(4), kp.WhiteningLayer())
+        before = [to_numpy(variable) for variable in model.layers[1].variables]
+        output = to_numpy(model(x))
+        x[5] = np.nan
+        with pytest.raises(ValueError, match="argument `x`"):
+            kp.refresh_whitening(model, x)
+        for old, new in zip(before, model.layers[1].variables, strict=True):
+            np.testing.assert_array_equal(old, to_numpy(new))
+        x[5] = 0
+        np.testing.assert_array_equal(to_numpy(model(x))[:5], output[:5])
+
+    @pytest.mark.parametrize(
+        "layer", [layers.Dense(3), kp.WhiteningLayer(use_batch_statistics=True)]
+    )
+    def test_nothing_to_refresh(self, layer):
+        model, x = self.moved(layer)
+        with pytest.raises(ValueError, match="at least one WhiteningLayer that uses"):
+            kp.refresh_whitening(model, x)
 
 
 class TestInModels:

@@ -35,6 +35,8 @@ def perform(settings, data, report_epoch):
     model, hidden = build_model(settings, train_data[0].shape[1:], len(train_data[0]))
     begin = time.perf_counter()
     history = train(model, settings, *train_data, report_epoch)
+    if settings["condition"].startswith("whitened"):
+        kp.refresh_whitening(model, train_data[0], verbose=0)
     trained = time.perf_counter()
     measurements = {}
     if len(kept_out[0]):
@@ -49,6 +51,7 @@ def perform(settings, data, report_epoch):
         "measuring_seconds": round(time.perf_counter() - trained, 3),
         "trained_images": len(train_data[0]),
         "reshuffled": True,  # files without it are of `fit()` on arrays
+        "whitening_refreshed": True,  # those without, of moving averages
         "history": history,
         **measurements,
     }

@@ -39,8 +39,9 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
 
     As in batch normalization, inference uses moving averages of μ and Σ, so that an
     example's output does not depend on the others in its batch. The first batch sets
-    them; until then, inference is nearly the identity. A frozen layer (`trainable` is
-    `False`) always runs in inference mode.
+    them; until then, inference is nearly the identity. They lag behind weights that
+    change, and the output is then not white: call `refresh_whitening()` after `fit()`.
+    A frozen layer (`trainable` is `False`) always runs in inference mode.
 
     All computations are in float32, under any dtype policy but float64. Where float32
     could not resolve `ridge` next to the covariance, it is raised to 16 ε ‖Σ‖_F with
