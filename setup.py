@@ -32,7 +32,7 @@ def description():
 
 # Keras runs on one of these; which one is the user's choice.
 TENSORFLOW = ["tensorflow>=2.20"]
-# The oldest that passes the tests. 0.4.30 gives wrong gradients on processors.
+# The oldest that was tested and passes; 0.4.30 gives wrong gradients on processors.
 JAX = ["jax>=0.6.2"]
 TORCH = ["torch>=2.6"]
 
