@@ -24,6 +24,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", default="evidence", choices=["smoke", "evidence"])
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--momentum", type=float, help="of the moving averages")
     parser.add_argument("--data", help="an .npz file instead of tensorflow-datasets")
     print_rows(rows(parser.parse_args(argv)))
 
@@ -39,8 +40,10 @@ def rows(args):
         (x, y), test = data.load(settings["dataset"], args.data)
         keras.utils.set_random_seed(0)
         model, _ = build_model(settings, x.shape[1:], len(x))
-        train(model, settings, x, y)
         [layer] = (each for each in model.layers if type(each) is kp.WhiteningLayer)
+        if args.momentum is not None:
+            layer.momentum = args.momentum
+        train(model, settings, x, y)
         for statistics in ("moving averages", "tested batch", "refreshed"):
             layer.use_batch_statistics = statistics == "tested batch"
             if statistics == "refreshed":

@@ -50,7 +50,7 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
     constants or zeros, even with `ridge=0`.
 
     Args:
-        momentum: Momentum of the moving averages, in [0, 1). Defaults to 0.99.
+        momentum: Momentum of the moving averages, in [0, 1). Defaults to 0.9.
         ridge: Added to the variances, at least 0. Defaults to 1e-5.
         use_batch_statistics: If `True`, use the batch's mean and covariance at
             inference too, as the paper's authors did. Each output then depends on the
@@ -85,7 +85,7 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(
         self,
-        momentum: float = 0.99,
+        momentum: float = 0.9,
         ridge: float = 1e-5,
         use_batch_statistics: bool = False,
         **kwargs: Any,
