@@ -128,7 +128,7 @@ def test_shallow_mlp_leaves_results_and_figures(tiny, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script, architecture, condition, figures",
+    "script, architecture, condition, drawn",
     [
         ("whitening", "mlp", "whitened-last", "4 A10 A13"),
         ("all_layers", "cnn", "tapered", "tapered-cnn"),
@@ -136,7 +136,7 @@ def test_shallow_mlp_leaves_results_and_figures(tiny, tmp_path, capsys):
         ("sensitivity", "mlp", "whitened", "3 3-first-image"),
     ],
 )
-def test_deep_networks(tiny, tmp_path, script, architecture, condition, figures):
+def test_deep_networks(tiny, tmp_path, script, architecture, condition, drawn):
     [result] = importlib.import_module(script).main(
         [*tiny, "--architectures", architecture, "--conditions", condition]
     )
@@ -144,8 +144,14 @@ def test_deep_networks(tiny, tmp_path, script, architecture, condition, figures)
     assert list(result["spectra"]) == ["hidden1", "hidden2", "hidden3"]
     assert [name.removeprefix("digits-") for name in figures_in(tmp_path)] == [
         name if name.startswith("tapered") else f"figure{name}"
-        for name in figures.split()
+        for name in drawn.split()
     ]
+
+
+def test_a_plain_network_alone_makes_no_comparison():
+    settings = {"architecture": "cnn", "condition": "vanilla", "beta": None, "seed": 0}
+    result = {"settings": settings, "kept_out": {"clean": 1.0, "pgd": 0.0}}
+    assert figures.all_layers([result]) == figures.whitening([result]) == {}
 
 
 def test_runs_are_what_the_command_line_asks_for():

@@ -83,12 +83,16 @@ def sensitivity(results):
 
 
 def _deep(results, conditions, main_figure, first_of_appendix):
-    """A figure of the main text, and four of the appendix for each architecture."""
+    """A figure of the main text, and four of the appendix for each architecture.
+
+    Not of an architecture of which there is only the plain network.
+    """
     drawn, main = {}, {}
     found = {
         architecture: every
         for architecture in first_of_appendix
         if (every := _of(results, architecture, conditions))
+        and any(result["settings"]["condition"] != "vanilla" for result in every)
     }
     for architecture, every in found.items():
         number = first_of_appendix[architecture]
