@@ -54,8 +54,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     - `<layer name>_exponent`, fitted from n = τ + 1;
     - `<layer name>_penalty`, that of the measured spectrum, which unlike the loss does
-      not depend on the batch size, and `<layer name>_share`, the share of the epoch's
-      loss that it is, after the penalty has yielded (below);
+      not depend on the batch size, and `<layer name>_share`, relative to the epoch's
+      loss, after the penalty has yielded (below): above 1 if a stale basis shows less;
     - `<layer name>_staleness`, the share of the penalty that the previous basis no
       longer showed, between 0 and 1, NaN at the first refresh;
     - `<layer name>_rank`, the number of directions in which the activations vary, and
