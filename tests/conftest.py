@@ -61,6 +61,18 @@ def reproducible():
 
 
 @pytest.fixture(scope="session")
+def strategy():
+    """Returns a context that spreads the models made in it over two devices.
+
+    One for all tests: TensorFlow confuses the collective operations of two.
+    """
+    devices = ["cpu:0", "cpu:1"]
+    if keras.backend.backend() == "tensorflow":
+        return tf.distribute.MirroredStrategy(devices).scope
+    return keras.distribution.DataParallel(devices=devices).scope
+
+
+@pytest.fixture(scope="session")
 def digits():
     """scikit-learn's handwritten digits.
 

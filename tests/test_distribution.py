@@ -25,18 +25,6 @@ HAS_AN_ENGINE = only(
 )
 
 
-@pytest.fixture(scope="module")
-def strategy():
-    """Returns a context that spreads the models made in it over two devices."""
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        # One for all tests: TensorFlow confuses the collective operations of two.
-        return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
-    data_parallel = keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"])
-    return data_parallel.scope
-
-
 @pytest.fixture
 def data():
     return gaussian(230)

@@ -202,10 +202,8 @@ def test_refuses_two_intervals():
 
 
 @only("tensorflow", why="tf.distribute")
-def test_needs_data_on_several_devices(data):
-    import tensorflow as tf
-
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def test_needs_data_on_several_devices(strategy, data):
+    with strategy():
         model = compiled(network(hidden(9)))
     with pytest.raises(ValueError, match=r"give `x`.*SpectrumMonitor\(x, layers\)"):
         fit(model, data, kp.SpectrumMonitor(layers="hidden"))
