@@ -23,6 +23,7 @@ from backend import only, to_numpy
 from experiments import all_runs, command_line, conditions, data, figures
 from experiments.matching import best_strengths, select_best
 from experiments.networks import build_model
+from experiments.one_run import on_kept_out
 from experiments.results import ratio_to_target, written_whole
 from experiments.settings import run_name, select
 
@@ -298,6 +299,16 @@ def test_images_kept_out_are_no_others():
     np.testing.assert_array_equal(labels, -kept)
     np.testing.assert_array_equal(kept, data.keep_out((x, -x), 20)[1][0])
     np.testing.assert_array_equal(data.keep_out((x, -x), 0)[0][0], x)
+
+
+@pytest.mark.parametrize("diverged", [True, False])
+def test_a_training_that_diverged_is_compared_as_one_that_learned_nothing(diverged):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.set_weights([np.eye(2) * (np.nan if diverged else 2.0), np.zeros(2)])
+    found = on_kept_out(model, np.eye(2, dtype="float32"), np.arange(2))
+    accuracy = 0.0 if diverged else 1.0
+    assert found == {"images": 2, "clean": accuracy, "pgd": accuracy}
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
