@@ -130,12 +130,16 @@ def trainings(results):
     for architecture, found in grouped(results, lambda s: s["architecture"]).items():
         figure = Figure(figsize=(8.4, 4.6), layout="constrained")
         ax = figure.subplots()
+        least = 100 * lowest_clean(found)
         for penalty, group in grouped(found, penalty_of).items():
             color, marker = LOOKS[penalty]
             line = "--" if penalty == "vanilla" else "-"
             points = {"color": color, "marker": marker, "linestyle": "none"}
             # From the highest clean accuracy on: what gains robustness by losing it.
             clean, pgd = 100 * np.array(sorted(map(on_unseen, group), reverse=True)).T
+            # What loses more of the task says nothing about it.
+            shown = clean > least - 3
+            clean, pgd = clean[shown], pgd[shown]
             reached = np.maximum.accumulate(pgd)
             ax.step(clean, reached, line, color=color, where="post", linewidth=1)
             ax.plot(clean, pgd, **points, markersize=5, markerfacecolor="none")
@@ -147,12 +151,9 @@ def trainings(results):
                 markersize=9,
                 label=PENALTIES[penalty],
             )
-        least = 100 * lowest_clean(found)
         ax.axvline(least, color="grey", linestyle=":", linewidth=1)
         ylabel = f"accuracy under PGD, ε = {CHOSEN_AT:g} (%)"
         ax.set(xlabel="clean accuracy (%)", ylabel=ylabel)
-        # What loses more of the task says nothing about it.
-        ax.set_xlim(left=least - 3)
         put_legend_below(ax, ncols=5)
         figures[f"trainings-{architecture}"] = figure
     return figures
