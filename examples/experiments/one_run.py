@@ -78,13 +78,14 @@ def on_kept_out(model, x, y):
     Both are zero if the training diverged, so that it is compared with the others and
     does not end them.
     """
-    found = {"images": len(x), "clean": 0.0, "pgd": 0.0}
     if not all(np.isfinite(weights).all() for weights in model.get_weights()):
-        return found
+        return {"images": len(x), "clean": 0.0, "pgd": 0.0}
     report = kp.evaluate_robustness(model, x, y, [CHOSEN_AT], ["pgd"], verbose=0)
-    found["clean"] = report.clean_accuracy
-    found["pgd"] = float(report.accuracy["pgd"][0])
-    return found
+    return {
+        "images": len(x),
+        "clean": report.clean_accuracy,
+        "pgd": float(report.accuracy["pgd"][0]),
+    }
 
 
 def measure(model, hidden, settings, data):
