@@ -13,6 +13,8 @@ from benchmarks.forms import PENALTY
 from benchmarks.measuring import measured
 from benchmarks.schedules import INTERVALS, SCHEDULES, WINDOW_INTERVALS
 from benchmarks.trainings import attacked, train, train_plain
+from examples.experiments.looks import IN_ORDER
+from examples.experiments.panels import draw_robustness, draw_spectra, letter
 from examples.experiments.results import report_from_json, rounded
 
 
@@ -108,16 +110,19 @@ class Spectra:
 
 def draw(results):
     """Spectra and accuracies under PGD, a curve for each label, its seeds averaged."""
-    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    height = 3.9 + 0.19 * len(results)  # with the legend below the panels
+    figure = Figure(figsize=(8.4, height), layout="constrained")
+    axes = figure.subplots(1, 2)
+    styles = [IN_ORDER[index % len(IN_ORDER)] for index in range(len(results))]
     spectra = {
         label: [kp.Spectrum(run["eigenvalues"], floor=run.get("floor")) for run in runs]
         for label, runs in results.items()
     }
-    kp.plot_spectrum(spectra, left, tau=PENALTY["tau"])
+    draw_spectra(spectra, styles, axes[0], tau=PENALTY["tau"])
     reports = {
         label: [report_from_json(run["robustness"]) for run in runs]
         for label, runs in results.items()
     }
-    kp.plot_robustness(reports, "pgd", right)
+    draw_robustness(reports, styles, "pgd", axes[1])
+    letter(axes)
     return figure

@@ -15,7 +15,9 @@ import pathlib
 
 import keras
 from experiments import data
+from experiments.looks import GREY, LOOKS, style
 from experiments.networks import learning_rate
+from experiments.panels import draw_robustness, draw_spectra, letter
 from experiments.table import over_seeds
 from matplotlib.figure import Figure
 
@@ -25,7 +27,11 @@ TRAINING = {"learning_rate": 3e-3, "decay": True, "batch_size": 100}
 BETA = 2.0
 EPSILONS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2)
 LOOK_EVERY = 3  # epochs of the plain network, for the one in which it is best
-NETWORKS = ("plain", "plain, best epoch", "regularized")
+NETWORKS = {
+    "plain": style(*LOOKS["vanilla"], "--"),
+    "plain, best epoch": style(GREY, "D", "--"),
+    "regularized": style(*LOOKS["last"]),
+}
 
 
 def build_model(epochs, images, regularizer=None):
@@ -102,12 +108,15 @@ def main(argv=None):
 
     print_table(spectra, reports)
     args.output.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    kp.plot_spectrum(spectra, figure.subplots())
+    styles = list(NETWORKS.values())
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    draw_spectra(spectra, styles, figure.subplots())
     figure.savefig(args.output / "spectrum.png", dpi=120)
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for ax, attack in zip(figure.subplots(1, 3), ("fgsm", "pgd", "noise"), strict=True):
-        kp.plot_robustness(reports, attack, ax)
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for ax, attack in zip(axes, ("fgsm", "pgd", "noise"), strict=True):
+        draw_robustness(reports, styles, attack, ax)
+    letter(axes)
     figure.savefig(args.output / "robustness.png", dpi=120)
     print(
         f"\nFigures: {args.output / 'spectrum.png'}, {args.output / 'robustness.png'}"

@@ -214,6 +214,25 @@ class TestRobustness:
         assert ax.get_ylabel() == "accuracy (%)"
         assert entries(ax) == ["plain"]
 
+    def test_each_label_has_its_own_marker(self, ax):
+        labels = ["plain", "eq. (2)", "log"]
+        report = report_with(0.9, fgsm=[0.5, 0.1])
+        plot_robustness(dict.fromkeys(labels, report), "fgsm", ax)
+        assert len({curve.get_marker() for curve in ax.lines}) == 3
+
+    @pytest.mark.parametrize("draw", ["spectrum", "robustness"])
+    def test_colours_and_lines_are_those_of_the_axes(self, ax, draw):
+        ax.set_prop_cycle(color=["black", "blue"], linestyle=["--", "-"])
+        if draw == "spectrum":
+            plot_spectrum({"plain": power_law(), "SpecReg": power_law()}, ax)
+            curves = ax.lines[:4:2]
+        else:
+            report = report_with(0.9, fgsm=[0.5, 0.1])
+            plot_robustness({"plain": report, "SpecReg": report}, "fgsm", ax)
+            curves = ax.lines
+        looks = [(curve.get_color(), curve.get_linestyle()) for curve in curves]
+        assert looks == [("black", "--"), ("blue", "-")]
+
     def test_epsilon_zero_is_not_drawn_twice(self, ax):
         plot_robustness(
             {"plain": report_with(0.9, epsilons=(0.0, 0.2), fgsm=[0.9, 0.1])},

@@ -25,6 +25,22 @@ LOOKS = {
 LINES = ("-", "-.", ":")
 
 
+def style(color, marker, line="-"):
+    """Properties of a line, by Matplotlib's names."""
+    return {"color": color, "marker": marker, "linestyle": line}
+
+
+# Of a plain network and then of others, which differ in more than their condition.
+IN_ORDER = (
+    style(BLACK, "o", "--"),
+    style(VERMILION, "^"),
+    style(BLUE, "s"),
+    style(ORANGE, "D"),
+    style(SKY, "v"),
+    style(PURPLE, "P"),
+)
+
+
 def look(settings, strengths):
     """Properties of the line of a run: its colour, marker and dashes.
 
@@ -38,4 +54,4 @@ def look(settings, strengths):
     else:
         place = sorted(strengths, key=lambda beta: beta or 0).index(settings["beta"])
         line = LINES[place % len(LINES)]
-    return {"color": color, "marker": marker, "linestyle": line}
+    return style(color, marker, line)

@@ -89,8 +89,35 @@ def letter(axes):
         ax.set_title(letter, loc="left", fontweight="bold")
 
 
+def draw_spectra(spectra, styles, ax, **options):
+    """`plot_spectrum`, each curve in its style, the legend below."""
+    _cycle(styles, ax)
+    kp.plot_spectrum(spectra, ax, **options)
+    # Each curve is followed by its star; before these marks, those of the conditions.
+    for star, style in zip(ax.lines[1::2], styles, strict=False):
+        star.set(marker=style["marker"], markersize=8)
+    put_legend_below(ax)
+
+
+def draw_robustness(reports, styles, attack, ax):
+    """`plot_robustness`, each curve in its style, the legend below."""
+    _cycle(styles, ax)
+    kp.plot_robustness(reports, attack, ax)
+    for curve, style in zip(ax.lines, styles, strict=True):
+        curve.set(marker=style["marker"], markersize=5)
+    put_legend_below(ax)
+
+
+def _cycle(styles, ax):
+    """What is drawn next has these colours and lines, in order."""
+    ax.set_prop_cycle(
+        color=[style["color"] for style in styles],
+        linestyle=[style["linestyle"] for style in styles],
+    )
+
+
 def _draw_spectra(results, layer, ax):
-    groups = _cycled(results, ax)
+    groups = grouped(results, label)
     spectra = {name: [] for name in groups}
     for name, group in groups.items():
         for result in group:
@@ -100,41 +127,28 @@ def _draw_spectra(results, layer, ax):
             )
     taus = {result["settings"]["tau"] for result in results} - {None}
     tau = min(taus, default=10)
-    kp.plot_spectrum(spectra, ax, tau=tau)
-    # Each curve is followed by its star; before these marks, those of the conditions.
-    for star, group in zip(ax.lines[1::2], groups.values(), strict=False):
-        star.set(marker=_look(group[0], results)["marker"], markersize=8)
+    draw_spectra(spectra, _styles(groups, results), ax, tau=tau)
     if any(result["settings"]["condition"] == "tapered" for result in results):
         alpha = 1 + TAPER[int(layer.removeprefix("hidden")) - 1]
         if alpha > 1:
             n = np.array([tau, ax.get_xlim()[1]])
             ax.plot(n, (n / tau) ** -alpha, "k:", lw=1, label=f"$n^{{{-alpha:g}}}$")
+            put_legend_below(ax)
     ax.set_ylim(bottom=max(ax.get_ylim()[0], SMALLEST))
     ax.set_title(f"hidden layer {layer.removeprefix('hidden')}")
-    put_legend_below(ax)
 
 
 def _draw_robustness(results, attack, ax):
-    groups = _cycled(results, ax)
+    groups = grouped(results, label)
     reports = {
         name: [report_from_json(result["robustness"]) for result in group]
         for name, group in groups.items()
     }
-    kp.plot_robustness(reports, attack, ax=ax)
-    for curve, group in zip(ax.lines, groups.values(), strict=True):
-        curve.set(marker=_look(group[0], results)["marker"], markersize=5)
-    put_legend_below(ax)
+    draw_robustness(reports, _styles(groups, results), attack, ax)
 
 
-def _cycled(results, ax):
-    """Results by label; what is drawn next has their colours and lines, in order."""
-    groups = grouped(results, label)
-    looks = [_look(group[0], results) for group in groups.values()]
-    ax.set_prop_cycle(
-        color=[each["color"] for each in looks],
-        linestyle=[each["linestyle"] for each in looks],
-    )
-    return groups
+def _styles(groups, results):
+    return [_look(group[0], results) for group in groups.values()]
 
 
 def _look(result, results):

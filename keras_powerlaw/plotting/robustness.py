@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_powerlaw.plotting.axes import (
+    MARKERS,
     as_list,
     new_axes,
     plot_mean,
@@ -32,7 +34,8 @@ def plot_robustness(
 
     Every curve starts with the clean accuracy at ε = 0. For several reports under one
     label (seeds), it shows their mean, with a band of ±1 sample standard deviation
-    (divisor: number of reports − 1).
+    (divisor: number of reports − 1). Each has its own marker; the colours
+    are those of `ax`, by default of Matplotlib's `rcParams["axes.prop_cycle"]`.
 
     Args:
         reports: Dictionary from label to `RobustnessReport`, or to a list of them.
@@ -79,8 +82,8 @@ def plot_robustness(
     if ax is None:
         [ax] = new_axes()
     validate_axes("ax", [ax])
-    for label, (epsilons, accuracies) in curves.items():
-        plot_mean(ax, epsilons, accuracies, marker="o", markersize=3, label=label)
+    for marker, label in zip(itertools.cycle(MARKERS), curves, strict=False):
+        plot_mean(ax, *curves[label], marker=marker, markersize=4, label=label)
 
     ax.set(ylim=(0, 100), title=_title(attack))
     bounded = attack not in BY_NAME or BY_NAME[attack].bounded

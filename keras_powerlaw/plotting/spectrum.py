@@ -33,7 +33,8 @@ def plot_spectrum(
 
     On logarithmic axes, each curve shows λₙ/λ_τ, the variance along the n-th principal
     component relative to that along the τ-th, so that networks of different scales can
-    be compared. The dashed line is the target, (n/τ)^(−α).
+    be compared. The dashed line is the target, (n/τ)^(−α). The colours are those
+    of `ax`, by default of Matplotlib's `rcParams["axes.prop_cycle"]`.
 
     The components that the regularizer leaves free, n < τ, are shaded. A star
     marks the number of components that carry 90 % of the variance, and the legend
