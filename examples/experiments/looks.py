@@ -21,6 +21,14 @@ LOOKS = {
     "last-log": (VERMILION, "^"),
     "last-nearest": (PURPLE, "P"),
 }
+# Of networks that differ in anything but their condition.
+IN_ORDER = (
+    (VERMILION, "^"),
+    (BLUE, "s"),
+    (ORANGE, "D"),
+    (SKY, "v"),
+    (PURPLE, "P"),
+)
 # Of the strengths of one condition, from the first to the last.
 LINES = ("-", "-.", ":")
 
@@ -28,17 +36,6 @@ LINES = ("-", "-.", ":")
 def style(color, marker, line="-"):
     """Properties of a line, by Matplotlib's names."""
     return {"color": color, "marker": marker, "linestyle": line}
-
-
-# Of a plain network and then of others, which differ in more than their condition.
-IN_ORDER = (
-    style(BLACK, "o", "--"),
-    style(VERMILION, "^"),
-    style(BLUE, "s"),
-    style(ORANGE, "D"),
-    style(SKY, "v"),
-    style(PURPLE, "P"),
-)
 
 
 def look(settings, strengths):
