@@ -113,9 +113,10 @@ def draw(results):
     height = 3.9 + 0.19 * len(results)  # with the legend below the panels
     figure = Figure(figsize=(8.4, height), layout="constrained")
     axes = figure.subplots(1, 2)
-    looks = itertools.cycle(IN_ORDER)
-    pairs = ((style(*look, "--"), style(*look)) for look in looks)
-    styles = list(itertools.islice(itertools.chain.from_iterable(pairs), len(results)))
+    pairs = itertools.cycle(itertools.product(IN_ORDER, ("--", "-")))
+    styles = [
+        style(*look, line) for _, (look, line) in zip(results, pairs, strict=False)
+    ]
     spectra = {
         label: [kp.Spectrum(run["eigenvalues"], floor=run.get("floor")) for run in runs]
         for label, runs in results.items()

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 
-# Of the curves of one figure, in order: they differ in black and white, too.
-MARKERS = "os^DvPX"
-
-
 def as_list(value: Any) -> list[Any]:
     """Wraps a single run in a list; returns several runs as a list."""
     return list(value) if isinstance(value, list | tuple) else [value]

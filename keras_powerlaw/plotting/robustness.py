@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_powerlaw.plotting.axes import (
-    MARKERS,
     as_list,
     new_axes,
     plot_mean,
@@ -23,6 +22,9 @@ from keras_powerlaw.support.arguments import invalid_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+# Of the curves, in order: they differ in black and white, too.
+MARKERS = "os^DvPX"
 
 
 def plot_robustness(
@@ -82,8 +84,10 @@ def plot_robustness(
     if ax is None:
         [ax] = new_axes()
     validate_axes("ax", [ax])
-    for marker, label in zip(itertools.cycle(MARKERS), curves, strict=False):
-        plot_mean(ax, *curves[label], marker=marker, markersize=4, label=label)
+    for (label, curve), marker in zip(
+        curves.items(), itertools.cycle(MARKERS), strict=False
+    ):
+        plot_mean(ax, *curve, marker=marker, markersize=4, label=label)
 
     ax.set(ylim=(0, 100), title=_title(attack))
     bounded = attack not in BY_NAME or BY_NAME[attack].bounded
