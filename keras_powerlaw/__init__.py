@@ -1,6 +1,6 @@
 """Keras components that shape a layer's covariance spectrum toward a power law."""
 
-import keras_powerlaw.support.backend  # noqa: F401
+import keras_powerlaw.backends  # noqa: F401
 from keras_powerlaw.jacobian.model import add_jacobian_regularizer
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
 from keras_powerlaw.robustness.evaluate import evaluate_robustness

@@ -45,7 +45,7 @@ WITHOUT_KERAS = (
     "robustness.tables",
 )
 
-INTERNALS = PACKAGE / "support" / "keras_internals.py"
+INTERNALS = PACKAGE / "keras_internals.py"
 UNDERSCORED = {
     "_clear_losses",
     "_compile_config",

@@ -18,7 +18,7 @@ from keras import layers
 from models import compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
-from keras_powerlaw.support.replicas import share_of_replica
+from keras_powerlaw.backends import share_of_replica
 
 HAS_AN_ENGINE = only(
     "tensorflow", "jax", why="Keras has no engine for several devices there"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_powerlaw.support.files import write_atomically
+from keras_powerlaw.progress import write_atomically
 
 
 def test_another_process_writes_the_same_file_meanwhile(tmp_path):

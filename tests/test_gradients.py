@@ -4,8 +4,8 @@ import numpy as np
 from backend import to_numpy
 from keras import ops
 
+from keras_powerlaw.backends import vjp
 from keras_powerlaw.robustness.losses import cross_entropy, logits_and_gradient
-from keras_powerlaw.support.gradients import vjp
 
 X = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], "float32")
 

@@ -10,7 +10,7 @@ from keras import layers, ops
 from models import compiled, hidden, network
 
 import keras_powerlaw as kp
-from keras_powerlaw.support.keras_internals import mask_of
+from keras_powerlaw.keras_internals import mask_of
 
 
 def correlated(batch, units, rng):

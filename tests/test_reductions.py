@@ -12,10 +12,10 @@ from keras import layers, ops
 from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
+from keras_powerlaw.keras_internals import mask_of
 from keras_powerlaw.spectral.covariance import StreamingCovariance
 from keras_powerlaw.support import memory
-from keras_powerlaw.support.keras_internals import mask_of
-from keras_powerlaw.support.units import count_units, to_samples
+from keras_powerlaw.units import count_units, to_samples
 
 # XLA takes longer to compile these networks than to run them; JAX knows nothing else.
 JIT_COMPILE = BACKEND == "jax"

@@ -16,9 +16,9 @@ from models import Subclassed, compiled, hidden, linear, network
 from problems import problem_of
 
 import keras_powerlaw as kp
+from keras_powerlaw.keras_internals import flatten_layers
 from keras_powerlaw.robustness.attacks import fgsm, pgd
 from keras_powerlaw.robustness.evaluate import evaluate_robustness
-from keras_powerlaw.support.keras_internals import flatten_layers
 
 CLASSES, PIXELS, IMAGES = 3, 12, 60
 EPSILONS = [0.0, 0.02, 0.05, 0.1, 0.2]

@@ -8,10 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_powerlaw.support.arguments import invalid_value
-from keras_powerlaw.support.keras_internals import mask_of
-from keras_powerlaw.support.types import Tensor
-from keras_powerlaw.support.units import to_samples
+from keras_powerlaw.arguments import Tensor, invalid_value
+from keras_powerlaw.keras_internals import mask_of
+from keras_powerlaw.units import to_samples
 
 # Maps the outputs of a model to the losses of the examples, `(batch,)`.
 LossPerExample = Callable[[Tensor], Tensor]

@@ -7,6 +7,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_powerlaw.arguments import (
+    Tensor,
+    invalid_value,
+    is_integer,
+    validate_number,
+)
+from keras_powerlaw.backends import share_of_replica
 from keras_powerlaw.jacobian.losses import LossPerExample, loss_per_example
 from keras_powerlaw.jacobian.penalty import (
     loss_gradient_penalty,
@@ -14,21 +21,14 @@ from keras_powerlaw.jacobian.penalty import (
     random_directions,
     standard_basis,
 )
-from keras_powerlaw.support.arguments import (
-    invalid_value,
-    is_integer,
-    validate_number,
-)
+from keras_powerlaw.keras_internals import compile_arguments
 from keras_powerlaw.support.batches import select_inputs
 from keras_powerlaw.support.compilation import compile_like
-from keras_powerlaw.support.keras_internals import compile_arguments
 from keras_powerlaw.support.layers import (
     is_sequential_or_functional,
     without_activity_regularizers,
 )
 from keras_powerlaw.support.probe import require_same_outputs
-from keras_powerlaw.support.replicas import share_of_replica
-from keras_powerlaw.support.types import Tensor
 
 
 def add_jacobian_regularizer(

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from keras_powerlaw.support.gradients import vjp
-from keras_powerlaw.support.types import Tensor
-from keras_powerlaw.support.units import to_samples
+from keras_powerlaw.arguments import Tensor
+from keras_powerlaw.backends import vjp
+from keras_powerlaw.units import to_samples
 
 
 def loss_gradient_penalty(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

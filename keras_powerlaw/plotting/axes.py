@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.support import installation
-from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.arguments import installation_command, invalid_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,6 +78,6 @@ def pyplot() -> Any:
     except ImportError as error:
         raise ImportError(
             "Plotting needs Matplotlib. "
-            f"Install it with: {installation.command('plots')}"
+            f"Install it with: {installation_command('plots')}"
         ) from error
     return plt

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import invalid_value
 from keras_powerlaw.plotting.axes import (
     as_list,
     new_axes,
@@ -18,7 +19,6 @@ from keras_powerlaw.plotting.axes import (
 )
 from keras_powerlaw.robustness.attacks.table import BY_NAME
 from keras_powerlaw.robustness.report import RobustnessReport
-from keras_powerlaw.support.arguments import invalid_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import invalid_value, is_integer
 from keras_powerlaw.plotting.axes import (
     new_axes,
     validate_axes,
     validate_kind,
 )
 from keras_powerlaw.spectral.sensitivity import SensitivityMaps
-from keras_powerlaw.support.arguments import invalid_value, is_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import invalid_value, validate_optional_integer
 from keras_powerlaw.plotting.axes import (
     as_list,
     new_axes,
@@ -16,7 +17,6 @@ from keras_powerlaw.plotting.axes import (
     validate_kind,
 )
 from keras_powerlaw.spectral.fits import PowerLawFits
-from keras_powerlaw.support.arguments import invalid_value, validate_optional_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_powerlaw.arguments import invalid_value, validate_optional_path
+from keras_powerlaw.progress import write_atomically
 from keras_powerlaw.robustness.identity import (
     digest,
     outputs_of,
@@ -19,8 +21,6 @@ from keras_powerlaw.robustness.identity import (
 from keras_powerlaw.robustness.problem import Problem
 from keras_powerlaw.robustness.report import from_bits, to_state
 from keras_powerlaw.robustness.results import Results
-from keras_powerlaw.support.arguments import invalid_value, validate_optional_path
-from keras_powerlaw.support.files import write_atomically
 
 # Entries that a file may lack.
 ADDED = ("structure", "outputs")

@@ -8,9 +8,9 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import Tensor
 from keras_powerlaw.robustness.compilation import compiled_logits
 from keras_powerlaw.robustness.problem import Indices, Problem
-from keras_powerlaw.support.types import Tensor
 
 
 def is_correct(

@@ -18,10 +18,9 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import Tensor, installation_command
 from keras_powerlaw.robustness.logits import Classifier
 from keras_powerlaw.robustness.problem import Problem
-from keras_powerlaw.support import installation
-from keras_powerlaw.support.types import Tensor
 
 
 def fgsm(
@@ -71,7 +70,7 @@ def require_compatible(*_: Any) -> None:
     except ImportError as error:
         raise ImportError(
             "cleverhans is installed, and cannot be imported. Install it again with: "
-            f"{installation.command('robustness')}. The error was: {error}"
+            f"{installation_command('robustness')}. The error was: {error}"
         ) from error
     if keras.backend.backend() == "tensorflow":
         _require_compatible_cleverhans(*modules)

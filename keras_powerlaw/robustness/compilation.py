@@ -8,8 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_powerlaw.arguments import Tensor
 from keras_powerlaw.robustness.logits import Classifier
-from keras_powerlaw.support.types import Tensor
 
 # Maps NumPy arrays to NumPy arrays.
 Program = Callable[..., Any]

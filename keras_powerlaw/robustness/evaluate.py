@@ -12,6 +12,14 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_powerlaw.arguments import (
+    Verbose,
+    invalid_value,
+    validate_boolean,
+    validate_verbose,
+)
+from keras_powerlaw.keras_internals import hold_current_weights
+from keras_powerlaw.progress import Progress
 from keras_powerlaw.robustness.attacks.attack import Attack
 from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
 from keras_powerlaw.robustness.attacks.table import ATTACKS, BY_NAME
@@ -28,16 +36,8 @@ from keras_powerlaw.robustness.logits import classifier_of
 from keras_powerlaw.robustness.problem import Indices, Problem, Settings
 from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.robustness.results import Results
-from keras_powerlaw.support.arguments import (
-    invalid_value,
-    validate_boolean,
-    validate_verbose,
-)
-from keras_powerlaw.support.keras_internals import hold_current_weights
 from keras_powerlaw.support.layers import without_activity_regularizers
 from keras_powerlaw.support.passes import keeping_state
-from keras_powerlaw.support.progress import Progress
-from keras_powerlaw.support.types import Verbose
 
 
 def evaluate_robustness(

@@ -12,8 +12,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.keras_internals import flatten_layers
 from keras_powerlaw.robustness.problem import Problem
-from keras_powerlaw.support.keras_internals import flatten_layers
 
 # Number of images whose logits are part of a model's identity.
 PROBES = 8

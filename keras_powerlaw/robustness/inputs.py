@@ -10,16 +10,16 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.robustness.attacks.table import BY_NAME
-from keras_powerlaw.robustness.problem import Settings
-from keras_powerlaw.support.arguments import (
+from keras_powerlaw.arguments import (
     invalid_value,
     is_finite_number,
     is_number,
     validate_integer,
 )
+from keras_powerlaw.keras_internals import flatten_layers
+from keras_powerlaw.robustness.attacks.table import BY_NAME
+from keras_powerlaw.robustness.problem import Settings
 from keras_powerlaw.support.arrays import Rows, is_array
-from keras_powerlaw.support.keras_internals import flatten_layers
 
 # Where pixels range from 0 to 1.
 PAPER_STEP_SIZE = 0.01

@@ -15,10 +15,9 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.support.arguments import invalid_value
-from keras_powerlaw.support.keras_internals import last_operation, view_of_layer
+from keras_powerlaw.arguments import Tensor, invalid_value
+from keras_powerlaw.keras_internals import last_operation, view_of_layer
 from keras_powerlaw.support.layers import is_sequential_or_functional
-from keras_powerlaw.support.types import Tensor
 
 # Maps a batch of tensors to a batch of tensors.
 Function = Callable[[Tensor], Tensor]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from keras import ops
 
-from keras_powerlaw.support.gradients import vjp
-from keras_powerlaw.support.types import Tensor
+from keras_powerlaw.arguments import Tensor
+from keras_powerlaw.backends import vjp
 
 # Maps logits and labels to one value per example.
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import invalid_value
 from keras_powerlaw.robustness.attacks.table import BY_NAME, STRONG_ATTACKS
 from keras_powerlaw.robustness.flags import Flag, find_flags
 from keras_powerlaw.robustness.tables import text_table
-from keras_powerlaw.support.arguments import invalid_value
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import invalid_value
 from keras_powerlaw.robustness.report import RobustnessReport, table_columns
 from keras_powerlaw.robustness.tables import markdown_table, text_table
-from keras_powerlaw.support.arguments import invalid_value
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_powerlaw.arguments import Form, Reduction, invalid_value
 from keras_powerlaw.spectral.layers import regularized_layers
 from keras_powerlaw.spectral.regularizer import (
     SpectralActivityRegularizer,
     validate_width,
 )
-from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.copying import copy_model
 from keras_powerlaw.support.layers import (
     find_layer,
@@ -22,8 +22,7 @@ from keras_powerlaw.support.layers import (
     require_one_output,
 )
 from keras_powerlaw.support.memory import require_memory
-from keras_powerlaw.support.types import Form, Reduction
-from keras_powerlaw.support.units import output_units
+from keras_powerlaw.units import output_units
 
 
 def add_spectral_regularizer(

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_powerlaw.progress import write_atomically
 from keras_powerlaw.spectral.basis import share_of_first
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.spectral.renewal import Renewal
 from keras_powerlaw.spectral.spectrum import Spectrum
-from keras_powerlaw.support.files import write_atomically
 
 NEVER = -1  # in a file, the step of a refresh that has not taken place
 

@@ -13,9 +13,13 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.support.keras_internals import retrace, strategy_of
-from keras_powerlaw.support.replicas import of_first_process
-from keras_powerlaw.support.variables import discard_state, is_on_host, state_variable
+from keras_powerlaw.backends import (
+    discard_state,
+    is_on_host,
+    of_first_process,
+    state_variable,
+)
+from keras_powerlaw.keras_internals import retrace, strategy_of
 
 # A penalty under which a layer loses its directions yields by this factor, …
 YIELDING = 0.1

@@ -10,6 +10,13 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from keras_powerlaw.arguments import (
+    Verbose,
+    invalid_value,
+    validate_optional_path,
+    validate_verbose,
+)
+from keras_powerlaw.backends import steps_taken
 from keras_powerlaw.spectral.backup import BasisBackup, CallbackState
 from keras_powerlaw.spectral.basis import renewing
 from keras_powerlaw.spectral.layers import named_layers
@@ -22,14 +29,7 @@ from keras_powerlaw.spectral.watch import (
     warn_of_shortfall,
     warn_of_stale_basis,
 )
-from keras_powerlaw.support.arguments import (
-    invalid_value,
-    validate_optional_path,
-    validate_verbose,
-)
 from keras_powerlaw.support.batches import validate_data, validate_sampling
-from keras_powerlaw.support.replicas import steps_taken
-from keras_powerlaw.support.types import Verbose
 
 
 class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]

@@ -9,6 +9,8 @@ import scipy.linalg
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import Tensor
+from keras_powerlaw.backends import is_on_host
 from keras_powerlaw.spectral.covariance import (
     Degenerate,
     epsilon_of,
@@ -16,8 +18,6 @@ from keras_powerlaw.spectral.covariance import (
 )
 from keras_powerlaw.spectral.penalty import covariance, projected_variances
 from keras_powerlaw.spectral.renewal import Decomposition
-from keras_powerlaw.support.types import Tensor
-from keras_powerlaw.support.variables import is_on_host
 
 # In float32, an eigenvalue has an error of a few rounding errors of the largest one.
 EIGENVALUE_ERRORS = 8

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from keras_powerlaw.support.arguments import invalid_value, is_finite_number
+from keras_powerlaw.arguments import invalid_value, is_finite_number
 
 Interval = tuple[float, float]
 

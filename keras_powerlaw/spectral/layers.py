@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import keras
 
+from keras_powerlaw.arguments import invalid_value
+from keras_powerlaw.keras_internals import flatten_layers, strategy_of
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
-from keras_powerlaw.support.arguments import invalid_value
-from keras_powerlaw.support.keras_internals import flatten_layers, strategy_of
 from keras_powerlaw.support.layers import (
     is_in_loop,
     require_one_output,
     unique_names,
     validate_model,
 )
-from keras_powerlaw.support.units import output_units
+from keras_powerlaw.units import output_units
 
 
 def regularized_layers(model: keras.Model) -> list[keras.layers.Layer]:

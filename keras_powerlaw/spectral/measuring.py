@@ -7,6 +7,14 @@ from typing import Any, overload
 
 import keras
 
+from keras_powerlaw.arguments import (
+    LayerChoice,
+    Reduction,
+    Verbose,
+    validate_optional_integer,
+    validate_verbose,
+)
+from keras_powerlaw.progress import Progress
 from keras_powerlaw.spectral.covariance import StreamingCovariance
 from keras_powerlaw.spectral.fits import validate_fit_range
 from keras_powerlaw.spectral.recordings import StreamingSpectrum, all_eigenvalues
@@ -16,16 +24,10 @@ from keras_powerlaw.spectral.streaming import (
     stream_activations,
     stream_covariances,
 )
-from keras_powerlaw.support.arguments import (
-    validate_optional_integer,
-    validate_verbose,
-)
 from keras_powerlaw.support.batches import count_examples
 from keras_powerlaw.support.layers import find_layers, unique_names
 from keras_powerlaw.support.memory import require_memory_for_samples
-from keras_powerlaw.support.progress import Progress
-from keras_powerlaw.support.types import LayerChoice, Reduction, Verbose
-from keras_powerlaw.support.units import output_units, validate_reduction
+from keras_powerlaw.units import output_units, validate_reduction
 
 
 @overload

@@ -8,18 +8,24 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_powerlaw.arguments import (
+    LayerChoice,
+    Reduction,
+    Verbose,
+    invalid_value,
+    validate_verbose,
+)
+from keras_powerlaw.keras_internals import (
+    hold_current_weights,
+    retrace,
+    strategy_of,
+)
 from keras_powerlaw.spectral.measuring import measure_spectrum
 from keras_powerlaw.spectral.recordings import StreamingSpectrum
 from keras_powerlaw.spectral.schedule import Schedule
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.taps import ActivationTap
-from keras_powerlaw.support.arguments import invalid_value, validate_verbose
 from keras_powerlaw.support.batches import validate_sampling
-from keras_powerlaw.support.keras_internals import (
-    hold_current_weights,
-    retrace,
-    strategy_of,
-)
 from keras_powerlaw.support.layers import (
     find_layers,
     require_one_output,
@@ -27,8 +33,7 @@ from keras_powerlaw.support.layers import (
     unique_names,
 )
 from keras_powerlaw.support.memory import require_memory
-from keras_powerlaw.support.types import LayerChoice, Reduction, Verbose
-from keras_powerlaw.support.units import output_units, validate_reduction
+from keras_powerlaw.units import output_units, validate_reduction
 
 # What is logged of a spectrum.
 FIGURES = ("exponent", "dimension_90", "participation_ratio")

@@ -10,12 +10,12 @@ import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 
-from keras_powerlaw.support.replicas import (
+from keras_powerlaw.arguments import Form, Tensor
+from keras_powerlaw.backends import (
     count_examples,
     replica_context,
     sum_over_replicas,
 )
-from keras_powerlaw.support.types import Form, Tensor
 
 # Of an eigenvalue to its target: below the resolution of float32.
 SMALLEST_RATIO = 1e-7

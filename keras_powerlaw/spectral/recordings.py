@@ -9,17 +9,17 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import (
+    invalid_value,
+    validate_integer,
+    validate_optional_integer,
+)
 from keras_powerlaw.spectral.covariance import (
     StreamingCovariance,
     epsilon_of,
     rounding_floor,
 )
 from keras_powerlaw.spectral.leading import leading_eigenvalues
-from keras_powerlaw.support.arguments import (
-    invalid_value,
-    validate_integer,
-    validate_optional_integer,
-)
 from keras_powerlaw.support.batches import require_finite
 from keras_powerlaw.support.memory import require_memory, require_memory_for_samples
 

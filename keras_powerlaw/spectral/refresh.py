@@ -7,6 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_powerlaw.arguments import Verbose, invalid_value, validate_verbose
+from keras_powerlaw.keras_internals import hold_current_weights, strategy_of
+from keras_powerlaw.progress import Progress
 from keras_powerlaw.spectral.basis import creating_state
 from keras_powerlaw.spectral.covariance import (
     Degenerate,
@@ -20,12 +23,8 @@ from keras_powerlaw.spectral.regularizer import validate_width
 from keras_powerlaw.spectral.renewal import Decomposition, Renewal, renew_layers
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.streaming import stream_covariances
-from keras_powerlaw.support.arguments import invalid_value, validate_verbose
-from keras_powerlaw.support.keras_internals import hold_current_weights, strategy_of
 from keras_powerlaw.support.layers import require_training_argument, unique_names
 from keras_powerlaw.support.memory import require_memory
-from keras_powerlaw.support.progress import Progress
-from keras_powerlaw.support.types import Verbose
 
 
 def refresh_eigenbasis(

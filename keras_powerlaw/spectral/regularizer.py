@@ -7,6 +7,18 @@ from typing import Any, cast, get_args
 import keras
 from keras import ops
 
+from keras_powerlaw.arguments import (
+    Form,
+    Reduction,
+    Tensor,
+    invalid_value,
+    validate_boolean,
+    validate_choice,
+    validate_integer,
+    validate_number,
+)
+from keras_powerlaw.backends import count_examples
+from keras_powerlaw.keras_internals import DeferredLoss
 from keras_powerlaw.spectral.basis import Eigenbasis
 from keras_powerlaw.spectral.penalty import (
     exact_variances,
@@ -15,17 +27,7 @@ from keras_powerlaw.spectral.penalty import (
     steady_anchor,
 )
 from keras_powerlaw.spectral.window import ActivationWindow
-from keras_powerlaw.support.arguments import (
-    invalid_value,
-    validate_boolean,
-    validate_choice,
-    validate_integer,
-    validate_number,
-)
-from keras_powerlaw.support.keras_internals import DeferredLoss
-from keras_powerlaw.support.replicas import count_examples
-from keras_powerlaw.support.types import Form, Reduction, Tensor
-from keras_powerlaw.support.units import count_units, to_samples, validate_reduction
+from keras_powerlaw.units import count_units, to_samples, validate_reduction
 
 # Added to the error about a missing eigenbasis. On JAX, any error in the first step of
 # `fit()` costs the model its weights.

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import Tensor
 from keras_powerlaw.spectral.basis import renewing
 from keras_powerlaw.spectral.covariance import Degenerate
 from keras_powerlaw.spectral.regularizer import (
@@ -20,7 +21,6 @@ from keras_powerlaw.spectral.regularizer import (
 )
 from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.support.layers import unique_names
-from keras_powerlaw.support.types import Tensor
 
 # The staleness is estimated along so many directions; more would cost wide layers as
 # much as the eigendecomposition.

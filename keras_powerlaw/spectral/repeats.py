@@ -9,12 +9,12 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import invalid_value, validate_integer
 from keras_powerlaw.spectral.fits import (
     PowerLawFits,
     validate_fit_range,
 )
 from keras_powerlaw.spectral.recordings import gram_matrix
-from keras_powerlaw.support.arguments import invalid_value, validate_integer
 from keras_powerlaw.support.batches import require_finite
 from keras_powerlaw.support.memory import require_memory_for_samples
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_powerlaw.support.arguments import validate_optional_integer
+from keras_powerlaw.arguments import validate_optional_integer
 
 # Often enough for the penalty to change the true spectrum; docs/benchmarks.md compares
 # other intervals.

@@ -12,22 +12,24 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.spectral.covariance import eigendecomposition
-from keras_powerlaw.spectral.spectrum import Spectrum
-from keras_powerlaw.spectral.streaming import stream_covariances
-from keras_powerlaw.support.arguments import (
+from keras_powerlaw.arguments import (
+    Reduction,
+    Tensor,
+    Verbose,
     invalid_value,
     is_integer,
     validate_integer,
     validate_verbose,
 )
+from keras_powerlaw.backends import vjp
+from keras_powerlaw.progress import Progress
+from keras_powerlaw.spectral.covariance import eigendecomposition
+from keras_powerlaw.spectral.spectrum import Spectrum
+from keras_powerlaw.spectral.streaming import stream_covariances
 from keras_powerlaw.support.batches import input_batches
-from keras_powerlaw.support.gradients import vjp
 from keras_powerlaw.support.layers import find_layer, observe
 from keras_powerlaw.support.passes import InferencePasses
-from keras_powerlaw.support.progress import Progress
-from keras_powerlaw.support.types import Reduction, Tensor, Verbose
-from keras_powerlaw.support.units import to_samples, validate_reduction
+from keras_powerlaw.units import to_samples, validate_reduction
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,6 +6,8 @@ from typing import Any, Literal, Protocol
 
 import keras
 
+from keras_powerlaw.arguments import Verbose
+from keras_powerlaw.backends import steps_taken
 from keras_powerlaw.spectral.layers import layers_with_basis, units_of
 from keras_powerlaw.spectral.refresh import (
     forget_windows,
@@ -15,9 +17,7 @@ from keras_powerlaw.spectral.refresh import (
 )
 from keras_powerlaw.spectral.renewal import Renewal
 from keras_powerlaw.support.batches import is_endless
-from keras_powerlaw.support.replicas import steps_taken
 from keras_powerlaw.support.samples import EpochSample
-from keras_powerlaw.support.types import Verbose
 
 # Enough examples for the penalty to change the true spectrum; docs/benchmarks.md
 # compares more and fewer.

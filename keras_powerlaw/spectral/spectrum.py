@@ -8,9 +8,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import invalid_value, validate_number
 from keras_powerlaw.spectral.fits import PowerLawFits
 from keras_powerlaw.spectral.recordings import eigenvalues_of
-from keras_powerlaw.support.arguments import invalid_value, validate_number
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

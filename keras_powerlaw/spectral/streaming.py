@@ -11,16 +11,17 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import Reduction, Tensor, invalid_value
+from keras_powerlaw.backends import no_gradients
+from keras_powerlaw.keras_internals import hold_current_weights
+from keras_powerlaw.progress import Progress
 from keras_powerlaw.spectral.covariance import Degenerate, StreamingCovariance
 from keras_powerlaw.spectral.recordings import StreamingSpectrum
-from keras_powerlaw.support.arguments import invalid_value
 from keras_powerlaw.support.batches import (
     input_batches,
     require_finite,
     validate_input_shape,
 )
-from keras_powerlaw.support.gradients import no_gradients
-from keras_powerlaw.support.keras_internals import hold_current_weights
 from keras_powerlaw.support.layers import (
     observe,
     require_one_output,
@@ -28,9 +29,7 @@ from keras_powerlaw.support.layers import (
 )
 from keras_powerlaw.support.memory import require_memory
 from keras_powerlaw.support.passes import InferencePasses
-from keras_powerlaw.support.progress import Progress
-from keras_powerlaw.support.types import Reduction, Tensor
-from keras_powerlaw.support.units import output_units, to_samples
+from keras_powerlaw.units import output_units, to_samples
 
 # The name and the number of units of layers.
 Widths: TypeAlias = list[tuple[str, int]]

@@ -11,13 +11,13 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import Reduction, Tensor
 from keras_powerlaw.spectral.window import (
     FEWEST_SAMPLES,
     SAMPLES_PER_UNIT,
     ActivationWindow,
 )
-from keras_powerlaw.support.types import Reduction, Tensor
-from keras_powerlaw.support.units import to_samples
+from keras_powerlaw.units import to_samples
 
 
 class ActivationTap:

@@ -11,16 +11,16 @@ import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 
-from keras_powerlaw.spectral.penalty import covariance
-from keras_powerlaw.support.arguments import (
+from keras_powerlaw.arguments import (
+    Tensor,
     invalid_value,
     is_number,
     validate_boolean,
     validate_number,
 )
-from keras_powerlaw.support.replicas import count_examples
-from keras_powerlaw.support.types import Tensor
-from keras_powerlaw.support.units import to_samples
+from keras_powerlaw.backends import count_examples
+from keras_powerlaw.spectral.penalty import covariance
+from keras_powerlaw.units import to_samples
 
 # The factor was found in all cases where this times ε ‖Σ‖_F was added, with a margin of
 # four: covariances of any rank of up to 1,500 units and 3,000 examples.

@@ -8,13 +8,12 @@ from typing import Any
 
 import keras
 
+from keras_powerlaw.arguments import Verbose, invalid_value, validate_verbose
+from keras_powerlaw.backends import of_first_process
+from keras_powerlaw.progress import Progress
 from keras_powerlaw.spectral.streaming import stream_covariances
 from keras_powerlaw.spectral.whitening import WhiteningLayer
-from keras_powerlaw.support.arguments import invalid_value, validate_verbose
 from keras_powerlaw.support.layers import plain_layers, validate_model
-from keras_powerlaw.support.progress import Progress
-from keras_powerlaw.support.replicas import of_first_process
-from keras_powerlaw.support.types import Verbose
 
 
 def refresh_whitening(

@@ -10,9 +10,14 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.support.replicas import index_of_replica, parts_of_replicas
-from keras_powerlaw.support.types import Tensor
-from keras_powerlaw.support.variables import discard_state, state_variable, write_rows
+from keras_powerlaw.arguments import Tensor
+from keras_powerlaw.backends import (
+    discard_state,
+    index_of_replica,
+    parts_of_replicas,
+    state_variable,
+    write_rows,
+)
 
 # docs/theory.md, "The refresh", says what more and fewer do to the eigenvectors.
 SAMPLES_PER_UNIT = 2

@@ -11,7 +11,7 @@ import scipy.sparse
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.arguments import invalid_value
 
 
 def is_array(value: Any) -> bool:

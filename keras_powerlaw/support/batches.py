@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_powerlaw.support.arguments import (
+from keras_powerlaw.arguments import (
     invalid_value,
     validate_integer,
     validate_optional_integer,

@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_powerlaw.support.arguments import invalid_value
-from keras_powerlaw.support.keras_internals import (
+from keras_powerlaw.arguments import invalid_value
+from keras_powerlaw.keras_internals import (
     compile_arguments,
     trained_variables,
 )

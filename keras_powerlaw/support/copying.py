@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.arguments import invalid_value
+from keras_powerlaw.keras_internals import flatten_layers, hold_current_weights
 from keras_powerlaw.support.compilation import copy_compilation
-from keras_powerlaw.support.keras_internals import flatten_layers, hold_current_weights
 from keras_powerlaw.support.layers import is_sequential_or_functional, plain_layers
 from keras_powerlaw.support.probe import require_same_outputs
 from keras_powerlaw.support.remaking import remake

@@ -11,14 +11,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_powerlaw.support.arguments import invalid_value
-from keras_powerlaw.support.keras_internals import (
+from keras_powerlaw.arguments import Tensor, invalid_value
+from keras_powerlaw.keras_internals import (
     count_outputs,
     flatten_layers,
     paths_of_layers,
 )
 from keras_powerlaw.support.replacing import replaced_activity_regularizers
-from keras_powerlaw.support.types import Tensor
 
 
 def plain_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:

@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_powerlaw.support.keras_internals import flatten_layers
-from keras_powerlaw.support.types import Tensor
-from keras_powerlaw.support.variables import recurrent_states
+from keras_powerlaw.arguments import Tensor
+from keras_powerlaw.backends import recurrent_states
+from keras_powerlaw.keras_internals import flatten_layers
 
 
 class InferencePasses:

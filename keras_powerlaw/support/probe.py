@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_powerlaw.support.arguments import invalid_value
-from keras_powerlaw.support.keras_internals import flatten_layers
+from keras_powerlaw.arguments import invalid_value
+from keras_powerlaw.keras_internals import flatten_layers
 from keras_powerlaw.support.layers import observe, without_activity_regularizers
 from keras_powerlaw.support.remaking import is_of_keras
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_powerlaw.support.keras_internals import flatten_layers, rematerialized
+from keras_powerlaw.keras_internals import flatten_layers, rematerialized
 
 # What an attribute can be to be shared by an object and its copy.
 PLAIN = (bool, int, float, complex, str, bytes, type(None))

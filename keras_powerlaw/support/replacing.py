@@ -10,8 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_powerlaw.support.keras_internals import flatten_layers
-from keras_powerlaw.support.types import Tensor
+from keras_powerlaw.arguments import Tensor
+from keras_powerlaw.keras_internals import flatten_layers
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_powerlaw.support.arguments import invalid_value
-from keras_powerlaw.support.keras_internals import flatten_layers
-from keras_powerlaw.support.variables import recurrent_states
+from keras_powerlaw.arguments import invalid_value
+from keras_powerlaw.backends import recurrent_states
+from keras_powerlaw.keras_internals import flatten_layers
 
 Pair = tuple[Any, Any]  # a layer and its copy
 

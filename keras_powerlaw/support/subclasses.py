@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_powerlaw.support.arguments import invalid_value
+from keras_powerlaw.arguments import invalid_value
 from keras_powerlaw.support.remaking import PLAIN
 
 # What the config of a Sequential or Functional model says about its layers.

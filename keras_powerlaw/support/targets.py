@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-from keras_powerlaw.support.arguments import invalid_value
-from keras_powerlaw.support.keras_internals import flatten_layers
+from keras_powerlaw.arguments import invalid_value
+from keras_powerlaw.keras_internals import flatten_layers
 from keras_powerlaw.support.layers import (
     is_in_loop,
     is_sequential_or_functional,

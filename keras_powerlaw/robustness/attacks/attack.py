@@ -7,7 +7,7 @@ import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from keras_powerlaw.support import installation
+from keras_powerlaw.arguments import installation_command
 
 if TYPE_CHECKING:
     from keras_powerlaw.robustness.problem import Settings
@@ -93,7 +93,7 @@ class Attack:
             except ImportError as error:
                 raise ImportError(
                     f'The attack "{self.name}" needs {self.requires.title}. Install it '
-                    f"with: {installation.command(self.requires.extra)}"
+                    f"with: {installation_command(self.requires.extra)}"
                 ) from error
         if self.precondition is not None:
             _resolve(self.precondition)(shape, settings)

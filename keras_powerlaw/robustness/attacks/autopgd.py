@@ -7,13 +7,13 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import ReportProgress
 from keras_powerlaw.robustness.attacks.steps import seed_of
 from keras_powerlaw.robustness.attacks.sweep import withstand_starts
 from keras_powerlaw.robustness.attacks.toolbox import estimator_of, seeded
 from keras_powerlaw.robustness.classification import is_correct
 from keras_powerlaw.robustness.losses import LOSSES
 from keras_powerlaw.robustness.problem import Indices, Problem
-from keras_powerlaw.support.types import ReportProgress
 
 STEPS = 100  # as in AutoAttack
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import keras
 
+from keras_powerlaw.arguments import Tensor
 from keras_powerlaw.robustness import cleverhans_attacks
 from keras_powerlaw.robustness.attacks.steps import take_step
 from keras_powerlaw.robustness.attacks.sweep import classifying_the_end
 from keras_powerlaw.robustness.problem import Indices, Problem
-from keras_powerlaw.support.types import Tensor
 
 
 def perturb(problem: Problem, epsilon: float, indices: Indices) -> Tensor:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import ReportProgress
 from keras_powerlaw.robustness.attacks.steps import ball_points
 from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
 from keras_powerlaw.robustness.problem import Indices, Problem
-from keras_powerlaw.support.types import ReportProgress
 
 # Maps the indices of a batch to noise of strength 1.
 Draw = Callable[[Indices], NDArray[np.float32]]

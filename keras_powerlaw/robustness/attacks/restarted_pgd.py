@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import ReportProgress, Tensor
 from keras_powerlaw.robustness.attacks.steps import (
     ball_points,
     projected_step,
@@ -21,7 +22,6 @@ from keras_powerlaw.robustness.classification import is_correct
 from keras_powerlaw.robustness.compilation import compiled
 from keras_powerlaw.robustness.losses import LOSSES, Loss, logits_and_gradient
 from keras_powerlaw.robustness.problem import Indices, Problem
-from keras_powerlaw.support.types import ReportProgress, Tensor
 
 # Number of steps after which broken images are removed from the batch.
 STEPS_BETWEEN_LOOKS = 5

@@ -11,13 +11,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import ReportProgress, invalid_value
 from keras_powerlaw.robustness.attacks.steps import seed_of
 from keras_powerlaw.robustness.attacks.sweep import withstand_starts
 from keras_powerlaw.robustness.attacks.toolbox import estimator_of, seeded
 from keras_powerlaw.robustness.classification import is_correct
 from keras_powerlaw.robustness.problem import Indices, Problem, Settings
-from keras_powerlaw.support.arguments import invalid_value
-from keras_powerlaw.support.types import ReportProgress
 
 # As in AutoAttack, but with a fifth of its 5,000 queries.
 QUERIES = 1000

@@ -9,10 +9,10 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import Tensor
 from keras_powerlaw.robustness.compilation import Program, compiled
 from keras_powerlaw.robustness.losses import cross_entropy, logits_and_gradient
 from keras_powerlaw.robustness.problem import Indices, Problem
-from keras_powerlaw.support.types import Tensor
 
 
 def projected_step(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import ReportProgress, Tensor
 from keras_powerlaw.robustness.classification import is_correct_eagerly
 from keras_powerlaw.robustness.problem import Indices, Problem
-from keras_powerlaw.support.types import ReportProgress, Tensor
 
 
 def no_report(fraction: float) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_powerlaw.arguments import Tensor
 from keras_powerlaw.robustness.classification import correct_rows
 from keras_powerlaw.robustness.compilation import compiled, compiled_logits
 from keras_powerlaw.robustness.losses import LOSSES, Loss, logits_and_gradient
 from keras_powerlaw.robustness.problem import Problem
-from keras_powerlaw.support.types import Tensor
 
 
 def estimator_of(problem: Problem, loss: str) -> Any:

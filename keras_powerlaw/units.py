@@ -9,9 +9,8 @@ from typing import Any, cast, get_args
 import keras
 from keras import ops
 
-from keras_powerlaw.support.arguments import invalid_value, validate_choice
-from keras_powerlaw.support.keras_internals import output_shapes
-from keras_powerlaw.support.types import Reduction, Tensor
+from keras_powerlaw.arguments import Reduction, Tensor, invalid_value, validate_choice
+from keras_powerlaw.keras_internals import output_shapes
 
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 

@@ -1,14 +1,17 @@
-"""Progress bars for work that may be slow."""
+"""Progress bars for work that may be slow, and files that are whole or absent."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import keras
 
-from keras_powerlaw.support.types import Verbose
+from keras_powerlaw.arguments import Verbose
 
 
 class Progress:
@@ -36,3 +39,21 @@ class Progress:
         if self._bar is not None:
             self._bar.target = self._done
             self._bar.update(self._done, finalize=True)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file under a temporary name, and renames it once it is complete.
+
+    Several processes may write the same file at once; the last one to finish remains.
+
+    Args:
+        path: Path of the file.
+        write: Writes the content; called with a file open in binary mode.
+    """
+    unfinished = path.with_name(f"{path.name}.unfinished-{uuid.uuid4().hex}")
+    try:
+        with open(unfinished, "wb") as file:
+            write(file)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

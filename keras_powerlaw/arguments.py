@@ -1,4 +1,4 @@
-"""Argument validation, and the error message for an invalid value.
+"""Arguments: their types, their validation, and the error for an invalid value.
 
 Each `validate_…` function returns the value in the form that the package stores, or
 raises a `ValueError`.
@@ -9,11 +9,39 @@ from __future__ import annotations
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
-from keras_powerlaw.support.types import Verbose
+if TYPE_CHECKING:
+    import keras
+
+Tensor: TypeAlias = Any
+"""A tensor of the current Keras backend."""
+
+Reduction: TypeAlias = Literal["flatten", "channels", "mean"]
+"""How activations with positions become samples of units."""
+
+Form: TypeAlias = Literal["nearest", "paper", "log"]
+"""What the penalty sums over the eigenvalues."""
+
+Verbose: TypeAlias = Literal["auto", 0, 1]
+"""`"auto"` shows progress only when the work is slow."""
+
+LayerChoice: TypeAlias = "keras.layers.Layer | str | type[keras.layers.Layer]"
+"""A layer of a model, its name, or a class, for all layers of that class."""
+
+ReportProgress: TypeAlias = Callable[[float], None]
+"""Called with the fraction of the work that is done, from 0 to 1."""
+
+
+def installation_command(extra: str) -> str:
+    """The command that adds an extra of `setup.py` to the installed package.
+
+    It works in any folder, after an installation from a clone too. The quotes are for
+    zsh.
+    """
+    return f"pip install 'keras-powerlaw[{extra}]'"
 
 
 def invalid_value(argument: str, expected: str, received: Any) -> ValueError:

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_powerlaw.support.types import Tensor
+from keras_powerlaw.arguments import Tensor
 
 
 def _missing_names() -> list[str]:
