@@ -10,10 +10,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import inspect
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -25,7 +23,10 @@ from keras_powerlaw.arguments import Tensor
 def _missing_names() -> list[str]:
     """The names that this package needs and the installed Keras lacks."""
     required = {
-        keras.layers.Layer: ("_get_own_losses", "_clear_losses", "_flatten_layers"),
+        keras.layers.Layer: (
+            *("_get_own_losses", "_clear_losses", "_flatten_layers"),
+            "_initialize_tracker",
+        ),
         keras.Model: ("make_train_function", "make_test_function"),
         keras: ("StatelessScope", "Function"),
     }
@@ -199,11 +200,32 @@ def count_outputs(layer: keras.layers.Layer) -> int:
 def output_shapes(layer: keras.layers.Layer) -> set[tuple[int | None, ...]]:
     """The shapes of a layer's only output, in all models that it is in.
 
-    None is known of a layer with several outputs, or in a subclassed model.
+    None is known of a layer with several outputs. In a subclassed model, the shape is
+    that for the input which the layer was built for.
     """
     if count_outputs(layer) > 1:
         return set()
-    return {tuple(node.output_tensors[0].shape) for node in layer._inbound_nodes}
+    shapes = {tuple(node.output_tensors[0].shape) for node in layer._inbound_nodes}
+    if not shapes and layer.built:
+        with contextlib.suppress(Exception):  # not every layer can tell
+            config = layer.get_build_config()
+            shapes = {tuple(layer.compute_output_shape(config["input_shape"]))}
+    return shapes
+
+
+def set_activity_regularizer(layer: keras.layers.Layer, regularizer: Any) -> None:
+    """Gives a layer another activity regularizer, or None; a built layer, too.
+
+    Keras itself unlocks the tracker of a built layer where it adds state to it, for
+    LoRA and quantization.
+    """
+    tracker = layer._tracker
+    was_locked = tracker.locked
+    tracker.untrack(layer.activity_regularizer)
+    tracker.unlock()
+    layer.activity_regularizer = regularizer
+    if was_locked:
+        tracker.lock()
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
@@ -218,32 +240,15 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     return arguments
 
 
-def rematerialized(layer: Any) -> Any:
-    """The `keras.RematScope` that a layer was made in."""
-    mode = getattr(layer, "_remat_mode", None)
-    if mode is None:
-        return contextlib.nullcontext()
-    return keras.RematScope(mode.mode, mode.output_size_threshold, mode.layer_names)
-
-
-def trained_variables(optimizer: Any) -> list[keras.Variable]:
-    """The variables that an optimizer was built for."""
-    if not hasattr(optimizer, "_trainable_variables"):  # which `build()` sets
-        raise _incompatible(["Optimizer._trainable_variables"])
-    return list(optimizer._trainable_variables)
-
-
 def hold_current_weights(model: keras.Model) -> None:
     """Updates a model's variables to the values that `fit()` has reached.
 
     During `fit()`, `evaluate()` and `predict()` on the JAX backend, their loop holds
-    the current values, and the variables none. The loop may be that of another model
-    which shares layers with this one, and calls back to where this is called.
+    the current values, and the variables none.
     """
     if not hasattr(model, "jax_state_sync"):
         return
-    for holder in (model, *_models_in_a_loop()):
-        holder.jax_state_sync()
+    model.jax_state_sync()
     if any(variable._value is None for variable in model.variables):
         raise ValueError(
             f"The variables of model '{model.name}' have no values now: another model "
@@ -252,21 +257,11 @@ def hold_current_weights(model: keras.Model) -> None:
         )
 
 
-def _models_in_a_loop() -> Iterator[keras.Model]:
-    """The models whose `fit()`, `evaluate()` or `predict()` called this."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_name in ("fit", "evaluate", "predict"):
-            owner = frame.f_locals.get("self")
-            if hasattr(owner, "jax_state_sync"):
-                yield owner
-        frame = frame.f_back
-
-
 def retrace(model: keras.Model) -> None:
-    """Makes a compiled model trace its training and test steps again."""
-    model.make_train_function(force=True)
-    model.make_test_function(force=True)
+    """Makes a model, if it is compiled, trace its training and test steps again."""
+    if model.compiled:
+        model.make_train_function(force=True)
+        model.make_test_function(force=True)
 
 
 def strategy_of(model: keras.Model) -> Any:

@@ -18,15 +18,15 @@ from keras_powerlaw.arguments import (
     validate_number,
 )
 from keras_powerlaw.backends import count_examples
+from keras_powerlaw.basis import Eigenbasis
 from keras_powerlaw.keras_internals import DeferredLoss
-from keras_powerlaw.spectral.basis import Eigenbasis
-from keras_powerlaw.spectral.penalty import (
+from keras_powerlaw.penalty import (
+    PowerLaw,
     exact_variances,
-    power_law_penalty,
     projected_variances,
+    spectral_penalty,
     steady_anchor,
 )
-from keras_powerlaw.spectral.window import ActivationWindow
 from keras_powerlaw.units import count_units, to_samples, validate_reduction
 
 # Added to the error about a missing eigenbasis. On JAX, any error in the first step of
@@ -152,14 +152,15 @@ class SpectralActivityRegularizer(
     ) -> None:
         super().__init__(dtype="float32")
         self.alpha = validate_number("alpha", alpha)
+        self.target = PowerLaw(self.alpha)
         self.tau = validate_integer("tau", tau, minimum=1)
         self.beta = validate_number("beta", beta)
         self.exact = validate_boolean("exact", exact)
         self.form = cast(Form, validate_choice("form", form, get_args(Form)))
         self.reduction = validate_reduction(reduction)
         self.eigenbasis = Eigenbasis(self, first=self.tau)
-        self.window: ActivationWindow | None = None
         self.units: int | None = None  # known once the layer has been called
+        self.watcher: Any = None  # of a SpectrumMonitor
         self.supports_masking = True  # which it ignores
         # There is nothing to build: the first refresh creates the basis.
         self.built = True
@@ -170,47 +171,16 @@ class SpectralActivityRegularizer(
     @property
     def basis(self) -> keras.Variable | None:
         """Eigenvectors v_τ … v_N in columns, `(units, units − τ + 1)`, or None."""
-        return self.eigenbasis.variable if self.eigenbasis.is_known else None
-
-    def keep_window(self, units: int | None, replicas: int) -> None:
-        """Makes training steps keep their latest activations in a window.
-
-        Args:
-            units: Number of units, or None if the first training step finds it out.
-            replicas: Number of replicas that train.
-        """
-        if self.window is None:
-            self.window = ActivationWindow(self, replicas)
-        if units is not None:
-            self._open_window(self.window, units)
-
-    @property
-    def keeps_window(self) -> bool:
-        """Whether training steps keep activations, with room for a basis of them."""
-        return self.window is not None and self.eigenbasis.variable is not None
-
-    def forget(self) -> None:
-        """Makes training steps keep nothing more; the basis is absent again."""
-        if self.window is not None:
-            self.window.close()
-        self.window = None
-        self.eigenbasis.discard()
-
-    def _open_window(self, window: ActivationWindow, units: int) -> None:
-        # The basis too: a compiled step can't get it later.
-        self.eigenbasis.prepare(units)
-        if not window.is_open:
-            window.open(units)
+        known = self.eigenbasis.status == "known"
+        return self.eigenbasis.vectors if known else None
 
     def call(self, activity: Tensor, training: bool | None = None) -> Tensor:
         self.units = count_units(activity.shape, self.reduction)
-        if training and self.window is not None:
-            samples = self._samples_of(ops.stop_gradient(activity))
-            self._open_window(self.window, samples.shape[1])
-            self.window.write(samples)
-        if self.exact or self.eigenbasis.variable is not None:
-            self.record(activity)
-        elif training:
+        if self.watcher is not None:
+            self.watcher(activity)
+        basis = self.eigenbasis
+        acts = self.exact or basis.status != "absent" or basis.window is not None
+        if training and not acts:
             raise ValueError(
                 "A layer with a SpectralActivityRegularizer can't be trained before "
                 "its eigenbasis is known. Pass `callbacks=[keras_powerlaw."
@@ -218,12 +188,16 @@ class SpectralActivityRegularizer(
                 "refresh_eigenbasis(model)` before the steps of a training loop of "
                 "your own." + _LOST_BY_JAX
             )
+        if acts:
+            samples = self._samples_of(activity)
+            if training:
+                basis.write(ops.stop_gradient(samples))
+            # With β = 0, nothing of the penalty, not even NaN, reaches the weights.
+            if self.beta and (self.exact or basis.status != "absent"):
+                self.record(samples)
         # Since version 3.14, Keras divides the value that an activity regularizer
         # returns by the batch size. The penalty therefore goes through `losses`.
         return ops.zeros(())
-
-    def loss_of(self, activity: Tensor) -> Tensor:
-        return self.penalty(activity)
 
     def penalty(self, activity: Tensor) -> Tensor:
         """The penalty of a batch of activations.
@@ -234,17 +208,23 @@ class SpectralActivityRegularizer(
         Returns:
             A scalar, float32.
         """
-        samples = self._samples_of(activity)
-        validate_width(self, samples.shape[1])
-        if self.exact:
-            return self.penalty_of(exact_variances(samples)[self.tau - 1 :])
-        basis = self.eigenbasis
-        if basis.variable is None:
+        if not self.exact and self.eigenbasis.status == "absent":
             raise ValueError(
                 "There is no eigenbasis yet: call `keras_powerlaw."
                 "refresh_eigenbasis(model, x_train)` first."
             )
-        tail = projected_variances(samples, basis.variable)
+        return self.loss_of(self._samples_of(activity))
+
+    def _samples_of(self, activity: Tensor) -> Tensor:
+        return to_samples(ops.cast(activity, "float32"), self.reduction)
+
+    def loss_of(self, samples: Tensor) -> Tensor:
+        """The penalty of a batch of samples, `(samples, units)`."""
+        validate_width(self, samples.shape[1])
+        if self.exact:
+            return self.penalty_of(exact_variances(samples)[self.tau - 1 :])
+        basis = self.eigenbasis
+        tail = projected_variances(samples, basis.vectors)
         anchor = None
         if self.form == "paper":
             anchor = steady_anchor(tail, basis.share, count_examples(samples))
@@ -252,12 +232,9 @@ class SpectralActivityRegularizer(
 
     def penalty_of(self, tail: Tensor, anchor: Tensor | None = None) -> Tensor:
         """The penalty of the eigenvalues λ_τ … λ_N."""
-        return power_law_penalty(
-            tail, self.alpha, self.tau, self.beta, self.form, anchor
+        return spectral_penalty(
+            tail, self.target, self.tau, self.beta, self.form, anchor
         )
-
-    def _samples_of(self, activity: Tensor) -> Tensor:
-        return to_samples(ops.cast(activity, "float32"), self.reduction)
 
     # The basis is a variable but not a weight, like a seed generator's state. It is
     # in no file and not in `get_weights()`: regularized and plain models can exchange

@@ -1,0 +1,706 @@
+"""The refresh: new eigenvectors for every regularized layer, in and outside `fit()`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_powerlaw.activations import (
+    add_activations,
+    first_batches,
+    is_endless,
+    is_nested_arrays,
+    select_inputs,
+    validate_data,
+    validate_sampling,
+)
+from keras_powerlaw.arguments import (
+    Tensor,
+    Verbose,
+    invalid_value,
+    require_memory,
+    validate_optional_integer,
+    validate_optional_path,
+    validate_verbose,
+)
+from keras_powerlaw.backends import is_on_host, steps_taken
+from keras_powerlaw.backup import Backup, Renewal
+from keras_powerlaw.basis import creating_state
+from keras_powerlaw.keras_internals import hold_current_weights, strategy_of
+from keras_powerlaw.layers import (
+    layers_to_renew,
+    named_layers,
+    require_training_argument,
+    unique_names,
+)
+from keras_powerlaw.penalty import covariance, projected_variances
+from keras_powerlaw.progress import Progress
+from keras_powerlaw.regularizer import SpectralActivityRegularizer, validate_width
+from keras_powerlaw.spectrum import (
+    Covariance,
+    Degenerate,
+    Spectrum,
+    epsilon_of,
+    rounding_floor,
+)
+from keras_powerlaw.units import output_units
+from keras_powerlaw.watch import PenaltyWatch
+
+# Steps between refreshes: often enough for the penalty to change the true spectrum. A
+# basis from the training steps costs narrow layers little, and brings the spectrum
+# nearer to the target the more often it is renewed. docs/benchmarks.md compares both.
+EVERY_STEPS = 20
+FEWEST_STEPS = 5
+UNITS_PER_STEP = 25
+
+# Examples of `x` that are enough; narrow layers benefit from more, at no cost.
+EXAMPLES_PER_UNIT = 5
+FEWEST_EXAMPLES = 2000
+
+# The staleness is estimated along so many directions; more would cost wide layers as
+# much as the eigendecomposition.
+DIRECTIONS = 256
+
+
+def refresh_eigenbasis(
+    model: keras.Model,
+    x: Any = None,
+    *,
+    max_samples: int | None = None,
+    batch_size: int = 1024,
+    seed: int = 0,
+    verbose: Verbose = "auto",
+) -> dict[str, Spectrum]:
+    """Renews the eigenbasis of every regularized layer of a model.
+
+        Σ = V Λ Vᵀ,  λ₁ ≥ λ₂ ≥ …
+
+    A single pass over the data in inference mode measures the covariance Σ of every
+    regularized layer, accumulated batch by batch in float64. LAPACK decomposes it,
+    outside any compiled program.
+
+    Without data, Σ is that of the activations in the latest training steps, in float32.
+    The first call, which must come before such a step is compiled, makes them keep
+    their activations. Until there are two samples per unit, nothing is renewed, and
+    training goes on without the penalty.
+
+    Call it on the model that you train or evaluate: after loading a saved model, or
+    in a custom training loop. Within `fit()`, use `EigenbasisRefresh`.
+
+    Args:
+        model: A model with at least one `SpectralActivityRegularizer`.
+        x: The training data; see `measure_spectrum()`. Defaults to `None`: the
+            activations of training steps.
+        max_samples: Maximum number of examples: a random choice from an array, random
+            batches of a `PyDataset`, the first ones of another data set. Defaults to
+            all, which an endless data set does not allow.
+        batch_size: Examples per forward pass, for arrays. Defaults to 1024.
+        seed: Seed of the random choice. Defaults to 0.
+        verbose: `"auto"` shows progress when the refresh is slow, 0 never, 1 always.
+            Defaults to `"auto"`.
+
+    Returns:
+        The measured `Spectrum` of each regularized layer, by layer name, or by path
+        (`"tower/hidden"`) where names are equal; empty if there are too few activations
+        yet. Its exponent is fitted from n = τ + 1 to n = 500 or the spectrum's end.
+
+    Raises:
+        ValueError: If no layer is regularized, or two share one regularizer; if τ is
+            not less than a layer's width, or exceeds the number of directions in which
+            its activations vary; if `max_samples` comes without `x`; if `x` is empty,
+            does not fit the model, is not finite, or has fewer than two examples; if
+            the layers have too many units for the available memory; or if the model has
+            other activity regularizers under `tf.distribute`.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_powerlaw as kp
+
+    regularizer = kp.SpectralActivityRegularizer(tau=5)
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            keras.layers.Dense(50, activity_regularizer=regularizer, name="hidden"),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(500, 20))
+    spectra = kp.refresh_eigenbasis(model, x)
+    print(spectra["hidden"].exponent)
+    ```
+
+    Reference:
+        Nassar et al. (2020), eq. (3) and section 3.2.
+    """
+    if x is not None:
+        renewals = _renew_from_data(model, x, max_samples, batch_size, seed, verbose)
+    elif max_samples is not None:
+        raise invalid_value(
+            "max_samples",
+            "None without `x`: the basis then comes from the training steps",
+            max_samples,
+        )
+    else:
+        validate_verbose(verbose)
+        _keep_samples(model)
+        renewals = _renew_from_steps(model) or {}
+    return {name: renewal.spectrum for name, renewal in renewals.items()}
+
+
+def renew_bases(
+    model: keras.Model,
+    found: Mapping[str, Covariance | CovarianceOnDevice | Degenerate],
+    keeps_degenerate: bool = False,
+    measures: bool = True,
+) -> dict[str, Renewal]:
+    """Gives every layer the eigenvectors of its covariance, Σ = V Λ Vᵀ, eq. (3).
+
+    Args:
+        model: The model that is trained.
+        found: The covariance of each layer by name or path, or why there is none.
+        keeps_degenerate: Whether a layer whose activations have become degenerate keeps
+            the basis that it has, with a warning.
+        measures: Whether to measure, besides, how good the old bases were.
+
+    Returns:
+        A `Renewal` per name of a layer that has a new basis; none if nothing is
+        measured.
+
+    Raises:
+        Degenerate: If a layer is degenerate that has no basis, or may not keep it.
+    """
+    layers, new, renewals = named_layers(model), [], {}
+    for name, sigma in found.items():
+        regularizer = layers[name].activity_regularizer
+        try:
+            if isinstance(sigma, Degenerate):
+                raise sigma
+            eigenvalues, eigenvectors = sigma.eigenvectors()
+            spectrum = _spectrum(name, regularizer, eigenvalues, sigma.floor())
+            if measures:
+                staleness = _staleness(regularizer, sigma, spectrum)
+                renewals[name] = Renewal(spectrum, staleness)
+            new.append((regularizer.eigenbasis, eigenvectors, eigenvalues))
+        except Degenerate as error:
+            if not keeps_degenerate or regularizer.eigenbasis.status != "known":
+                raise
+            regularizer.eigenbasis.weaken()
+            warnings.warn(
+                f"The eigenbasis of layer '{name}' could not be renewed; the penalty "
+                "goes on in the last one, at "
+                f"{regularizer.eigenbasis.yielded_to:.2g} of its strength. {error} If "
+                "this goes on, put the penalty on a batch normalization, give it a "
+                'smaller `beta`, or another form than "paper".',
+                stacklevel=2,
+            )
+    # Last, so that an error in one layer leaves all bases unchanged.
+    is_new = any(basis.status == "absent" for basis, _, _ in new)
+    with creating_state(model, is_new):
+        for basis, eigenvectors, eigenvalues in new:
+            basis.renew(eigenvectors, eigenvalues)
+    return renewals
+
+
+def _spectrum(
+    name: str, regularizer: SpectralActivityRegularizer, eigenvalues: Any, floor: float
+) -> Spectrum:
+    """The spectrum of a layer, with its exponent fitted from n = τ + 1."""
+    tau, units = regularizer.tau, len(eigenvalues)
+    validate_width(regularizer, units)
+    spectrum = Spectrum(eigenvalues.astype("float64"), floor=floor)
+    if spectrum.rank < tau:
+        raise Degenerate(
+            f"The activations of layer '{name}' vary in only "
+            f"{spectrum.rank} of {units} directions by more than rounding "
+            "errors: most units are constant (dead or saturated) or repeat others, or "
+            f"there are too few examples. The penalty needs at least tau={tau}."
+        )
+    last = min(500, spectrum.rank)
+    if tau + 1 < last:
+        return dataclasses.replace(spectrum, fit_range=(tau + 1, last))
+    return spectrum
+
+
+def _staleness(
+    regularizer: SpectralActivityRegularizer,
+    sigma: Covariance | CovarianceOnDevice,
+    spectrum: Spectrum,
+) -> float:
+    """The share of the penalty that the regularizer's current basis does not show."""
+    if regularizer.eigenbasis.status != "known":
+        return float("nan")
+    tail = spectrum.eigenvalues[regularizer.tau - 1 :].astype("float32")
+    penalty = float(regularizer.penalty_of(ops.convert_to_tensor(tail)))
+    if not penalty:
+        return 0.0
+    # All directions that fix κ, and an even choice among the rest.
+    every = np.arange(len(tail))
+    spaced = np.linspace(0, len(tail) - 1, DIRECTIONS).round().astype(int)
+    some = np.union1d(every[: 3 * regularizer.tau + 1], spaced)
+    basis = ops.cast(ops.take(regularizer.eigenbasis.vectors, some, axis=1), "float32")
+    variances = sigma.variances_along(ops.convert_to_numpy(basis))
+    ratios = variances / np.maximum(tail[some], 1e-30)
+    nearest = np.abs(every[:, np.newaxis] - some).argmin(axis=1)
+    shown = ops.convert_to_tensor((tail * ratios[nearest]).astype("float32"))
+    return max(0.0, 1 - float(regularizer.penalty_of(shown)) / penalty)
+
+
+def _renew_from_data(
+    model: keras.Model,
+    x: Any,
+    max_samples: int | None,
+    batch_size: int,
+    seed: int,
+    verbose: Verbose,
+    keeps_degenerate: bool = False,
+) -> dict[str, Renewal]:
+    """Renews the bases from a pass over `x` in inference mode."""
+    progress = Progress("Eigenbasis", validate_verbose(verbose))
+    layers = layers_to_renew(model)
+    names = unique_names(model, layers)
+    covariances = [Covariance(layer.compute_dtype) for layer in layers]
+    found: Mapping[str, Any] = dict(zip(names, covariances, strict=True))
+    try:
+        add_activations(
+            covariances,
+            model,
+            x,
+            layers,
+            [layer.activity_regularizer.reduction for layer in layers],
+            batch_size=batch_size,
+            max_samples=max_samples,
+            seed=seed,
+            progress=progress,
+        )
+    except Degenerate as error:
+        found = dict.fromkeys(names, error)
+    return renew_bases(model, found, keeps_degenerate)
+
+
+def _renew_from_steps(
+    model: keras.Model, keeps_degenerate: bool = False, measures: bool = True
+) -> dict[str, Renewal] | None:
+    """Renews the bases from the activations of the latest training steps.
+
+    Returns:
+        None if a layer has too few samples yet; then nothing has changed.
+    """
+    layers = layers_to_renew(model)
+    hold_current_weights(model)
+    windows = [layer.activity_regularizer.eigenbasis.window for layer in layers]
+    if not all(window.is_filled for window in windows):
+        return None
+    found: dict[str, Any] = {}
+    names = unique_names(model, layers)
+    for name, layer, window in zip(names, layers, windows, strict=True):
+        try:
+            found[name] = covariance_of(window.samples(), layer.compute_dtype)
+        except Degenerate as error:
+            found[name] = Degenerate(f"Layer '{name}': {error}")
+    return renew_bases(model, found, keeps_degenerate, measures)
+
+
+def covariance_of(
+    samples: Tensor, computed_in: str = "float32"
+) -> Covariance | CovarianceOnDevice:
+    """The covariance of samples in float32, the precision of the penalty.
+
+    Args:
+        samples: Tensor of shape `(samples, units)`, float32.
+        computed_in: Dtype in which a layer computed them. Defaults to `"float32"`.
+
+    Raises:
+        Degenerate: If there is NaN or infinity in the samples.
+    """
+    if not bool(ops.all(ops.isfinite(samples))):
+        raise Degenerate("There is NaN or infinity in its activations.")
+    if not is_on_host(samples):
+        return CovarianceOnDevice(samples, computed_in)
+    sigma = Covariance(computed_in, dtype="float32")
+    sigma.update(np.asarray(ops.convert_to_numpy(samples)))
+    return sigma
+
+
+class CovarianceOnDevice:
+    """A `Covariance` that stays with its samples in the memory of an accelerator.
+
+    Args:
+        samples: Tensor of shape `(samples, units)`, float32.
+        computed_in: Dtype in which a layer computed them.
+    """
+
+    def __init__(self, samples: Tensor, computed_in: str) -> None:
+        self._samples = samples
+        self._mean, self._sigma = covariance(samples)
+        self._epsilon = max(epsilon_of(computed_in), epsilon_of("float32"))
+
+    def eigenvectors(self) -> tuple[Any, Tensor]:
+        ascending, vectors = ops.linalg.eigh(self._sigma)
+        eigenvalues = np.maximum(ops.convert_to_numpy(ascending)[::-1], 0)
+        self._largest = float(eigenvalues[0])
+        return eigenvalues, ops.flip(vectors, axis=1)
+
+    def floor(self) -> float:
+        squares = ops.square(self._mean) + ops.diagonal(self._sigma)
+        count, units = self._samples.shape
+        rounding = rounding_floor(self._epsilon, float(ops.max(squares)), units, count)
+        return max(rounding, 8 * epsilon_of("float32") * self._largest)
+
+    def variances_along(self, directions: Any) -> Any:
+        basis = ops.convert_to_tensor(directions)
+        return ops.convert_to_numpy(projected_variances(self._samples, basis))
+
+
+def _keep_samples(model: keras.Model) -> None:
+    """Makes training steps keep their latest activations, from now on.
+
+    Raises:
+        ValueError: If a layer's number of units is unknown, or does not suit its
+            regularizer, or is too large for the memory.
+    """
+    layers = [
+        layer
+        for layer in layers_to_renew(model)
+        if layer.activity_regularizer.eigenbasis.window is None
+        or layer.activity_regularizer.eigenbasis.status == "absent"
+    ]
+    if not layers:
+        return
+    require_training_argument(model)
+    strategy = strategy_of(model)
+    replicas = getattr(strategy, "num_replicas_in_sync", 1)
+    if replicas > 1 and replicas != len(strategy.extended.worker_devices):
+        raise ValueError(
+            "With several workers, each would take the eigenbasis from its own "
+            "batches. Give `x`, the training data, the same on every worker."
+        )
+    widths = [_units_of(layer) for layer in layers]
+    for layer, units in zip(layers, widths, strict=True):
+        if units is not None:
+            validate_width(layer.activity_regularizer, units)
+        elif keras.backend.backend() == "jax":  # elsewhere, the first step finds it out
+            raise ValueError(
+                f"The number of units of layer '{layer.name}' is not known yet. Call "
+                "the model on a batch first."
+            )
+    named = zip((layer.name for layer in layers), widths, strict=True)
+    require_memory([(name, units) for name, units in named if units is not None])
+    with creating_state(model):
+        for layer, units in zip(layers, widths, strict=True):
+            layer.activity_regularizer.eigenbasis.keep_samples(units, replicas)
+
+
+def _units_of(layer: keras.layers.Layer) -> int | None:
+    regularizer = layer.activity_regularizer
+    return output_units(layer, regularizer.reduction) or regularizer.units
+
+
+def _forget_samples(model: keras.Model) -> None:
+    """Forgets the activations of an earlier training, and the bases made of them."""
+    bases = [each.activity_regularizer.eigenbasis for each in layers_to_renew(model)]
+    trained = [basis for basis in bases if basis.window and basis.window.count]
+    with creating_state(model, is_new=bool(trained)):
+        for basis in trained:
+            basis.discard()
+
+
+class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
+    """Renews the eigenbasis of every regularized layer during `fit()`.
+
+    The penalty of `SpectralActivityRegularizer` estimates the eigenvalues as the
+    variances along the eigenvectors over the training set. The estimate holds only
+    while the weights have changed little since the eigenvectors were computed, so this
+    callback recomputes them from the activations of the last training steps: up to two
+    and a half samples per unit, or 1,250 if that is more. By default it does so every
+    N/25 steps for N units, but no more often than every 5 and no less than every 20.
+    Until there are two samples per unit, the penalty is left out; its beginning is
+    printed, and a warning if training ends before. Another `fit()` goes on with the
+    basis of the last one, unless the model has been compiled anew.
+
+    Given data, it passes some of them through the model in inference mode instead, by
+    default at the start of every epoch and every 20 steps within it. For the paper's
+    schedule, every epoch on all examples, pass `x, every_epochs=1, max_samples=None`.
+
+    For each layer it logs figures from a refresh in the last 20 steps or, if that is
+    longer ago, from the last one, NaN before the first:
+
+    - `<layer name>_exponent`, fitted from n = τ + 1;
+    - `<layer name>_staleness`, the share of the penalty that the previous basis no
+      longer showed, between 0 and 1, NaN at the first refresh.
+
+    `callback.spectra` has the `Spectrum` of each layer by name. Layers of equal names
+    are logged by their paths, `tower/hidden_exponent`. A layer whose activations vary
+    in fewer than τ directions keeps its basis, and its penalty yields to a tenth, with
+    a warning; with every later refresh it doubles again.
+
+    A network can satisfy the penalty in a stale basis while its true spectrum stays the
+    same. The callback warns if, for at least 200 steps and five refreshes, the
+    staleness stayed above one half and the exponent came no closer to α. At the end of
+    as long a training, it warns if the median of |log λₙ/γₙ| over n = τ … N/2 is more
+    than one half, and more than half of what it was. List the callback before
+    `CSVLogger` and `TensorBoard`, so that they see these logs.
+
+    Args:
+        x: Training data to measure on; see `measure_spectrum()`. Defaults to `None`:
+            the activations of the training steps.
+        every_epochs: Refresh at the start of every `every_epochs`-th epoch, and at no
+            other time; at least 1. Defaults to `None`.
+        every_steps: Refresh every `every_steps` optimizer steps, and at no other time;
+            at least 1. At most one of the two may be given. Defaults to `None`.
+        max_samples: Maximum number of examples of `x` per refresh: from an array, a new
+            random choice each time, from a `PyDataset` random batches; the first ones
+            of another data set, which are read before training and kept in memory to
+            its end. `None` uses all examples, read at every refresh. Defaults to
+            `"auto"`: five times the units of the widest regularized layer, and at least
+            2,000.
+        batch_size: Examples per forward pass, for arrays. Defaults to 1024.
+        seed: Seed of the random choices. Defaults to 0.
+        backup_dir: Directory for the state that `keras.callbacks.BackupAndRestore` does
+            not save: eigenbasis, latest activations, and when the next basis is due. It
+            is one file, written at the end of every epoch and removed after training.
+            Interrupted training that resumes at the end of an epoch then takes the same
+            course as uninterrupted training; without `backup_dir`, or with a warning if
+            the file is missing or damaged, it resumes like one that begins. Pass the
+            same directory to both callbacks, and list this one first. Defaults to
+            `None`.
+        verbose: `"auto"` shows progress when a refresh is slow, unless `fit()` is
+            silent; 0 never, 1 always. Defaults to `"auto"`.
+
+    Raises:
+        ValueError: If an argument is invalid; at the first refresh, as
+            `refresh_eigenbasis()`.
+
+    Example: see `SpectralActivityRegularizer`.
+
+    Reference:
+        Nassar et al. (2020), section 3.2.
+    """
+
+    def __init__(
+        self,
+        x: Any = None,
+        *,
+        every_epochs: int | None = None,
+        every_steps: int | None = None,
+        max_samples: int | Literal["auto"] | None = "auto",
+        batch_size: int = 1024,
+        seed: int = 0,
+        backup_dir: str | os.PathLike[str] | None = None,
+        verbose: Verbose = "auto",
+    ) -> None:
+        super().__init__()
+        self.every_epochs = validate_optional_integer("every_epochs", every_epochs, 1)
+        self.every_steps = validate_optional_integer("every_steps", every_steps, 1)
+        if every_epochs is not None and every_steps is not None:
+            raise ValueError(
+                "Give `every_epochs` or `every_steps`, not both. Received: "
+                f"every_epochs={every_epochs}, every_steps={every_steps}"
+            )
+        if every_epochs is None and every_steps is None and x is not None:
+            self.every_epochs, self.every_steps = 1, EVERY_STEPS
+        if isinstance(max_samples, str) and max_samples != "auto":
+            raise invalid_value(
+                "max_samples", '"auto", None or an integer of at least 2', max_samples
+            )
+        if x is None and max_samples != "auto":
+            raise invalid_value(
+                "max_samples",
+                '"auto" without `x`: the basis then comes from the training batches',
+                max_samples,
+            )
+        examples = None if max_samples == "auto" else max_samples
+        validate_sampling(batch_size, examples, seed)
+        if x is not None:
+            validate_data(x)
+        self.x = x
+        self.max_samples = max_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        folder = validate_optional_path("backup_dir", backup_dir)
+        self.backup = None if folder is None else Backup(folder / "eigenbasis.npz")
+        self.verbose = validate_verbose(verbose)
+        self.renewals: dict[str, Renewal] = {}
+        self._refreshes = 0
+        self._trained: keras.Model | None = None
+
+    @property
+    def spectra(self) -> dict[str, Spectrum]:
+        """The spectrum of each layer at its last refresh, by name or path."""
+        return {name: each.spectrum for name, each in self.renewals.items()}
+
+    @property
+    def staleness(self) -> dict[str, float]:
+        """What the basis before no longer showed then, by name or path."""
+        return {name: each.staleness for name, each in self.renewals.items()}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._watches: dict[str, PenaltyWatch] = {}
+        self._steps = 0  # in finished epochs
+        self._steps_in_epoch = 0
+        self._last_refresh: int | None = None
+        self._sample: Any = None
+        continues = self.model is self._trained
+        if self.x is None:
+            # A new optimizer: the weights may be others than those of the activations.
+            # A training step of one's own need not use the model's optimizer.
+            is_standard = type(self.model).train_step is keras.Model.train_step
+            if is_standard and self.model.optimizer and not steps_taken(self.model):
+                _forget_samples(self.model)
+                continues = False
+            _keep_samples(self.model)
+        if not continues:  # nothing is left of another model, or of other weights
+            self.renewals = {}
+        self._trained = self.model
+        self._begins_at = steps_taken(self.model) if self.backup else 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._steps_in_epoch = 0
+        is_first = self._last_refresh is None
+        if is_first and self.backup is not None:
+            # By now, BackupAndRestore has restored the weights.
+            resumes = steps_taken(self.model) != self._begins_at
+            if state := self.backup.read(self.model, resumes):
+                self._steps, self._last_refresh, self._refreshes, self.renewals = state
+        if is_first and self.x is not None:
+            self._draw()
+        if self.every_epochs and (epoch % self.every_epochs == 0 or is_first):
+            self._refresh(self._steps)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        step, last = self._steps + batch, self._last_refresh
+        every = self._steps_between_refreshes()
+        if last is None or (every is not None and step - last >= every):
+            self._refresh(step)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._steps_in_epoch = batch + 1
+
+    def on_epoch_end(
+        self, epoch: int, logs: MutableMapping[str, Any] | None = None
+    ) -> None:
+        self._steps += self._steps_in_epoch
+        if logs is not None:
+            for name in named_layers(self.model):
+                renewal = self.renewals.get(name)
+                logs[f"{name}_exponent"] = (
+                    renewal.spectrum.exponent if renewal else np.nan
+                )
+                logs[f"{name}_staleness"] = renewal.staleness if renewal else np.nan
+        if self.backup is not None:
+            state = self._steps, self._last_refresh, self._refreshes, self.renewals
+            self.backup.write(self.model, state)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._sample = None  # frees its memory
+        if self.backup is not None:
+            self.backup.path.unlink(missing_ok=True)
+        if self._last_refresh is None:
+            self._end_without_basis()
+        layers = named_layers(self.model)
+        for name, watch in self._watches.items():
+            watch.warn_of_shortfall(name, layers[name].activity_regularizer)
+
+    def _steps_between_refreshes(self) -> int | None:
+        if self.every_steps is not None or self.every_epochs is not None:
+            return self.every_steps
+        units = [len(each.eigenvalues) for each in self.spectra.values()]
+        widest = max(units, default=UNITS_PER_STEP * EVERY_STEPS)
+        return int(np.clip(widest // UNITS_PER_STEP, FEWEST_STEPS, EVERY_STEPS))
+
+    def _refresh(self, step: int) -> None:
+        is_first = self._last_refresh is None
+        silent = self.verbose == "auto" and not (self.params or {}).get("verbose", 1)
+        renewals: dict[str, Renewal] | None
+        if self.x is None:
+            # To measure a narrow layer takes longer than to renew its basis.
+            every = self._steps_between_refreshes() or EVERY_STEPS
+            measures = is_first or self._refreshes % -(-EVERY_STEPS // every) == 0
+            renewals = _renew_from_steps(self.model, not is_first, measures)
+        else:
+            renewals = _renew_from_data(
+                self.model,
+                self._draw(),
+                self._examples(),
+                self.batch_size,
+                self.seed + self._refreshes,
+                0 if silent else self.verbose,
+                keeps_degenerate=not is_first,
+            )
+        if renewals is None:  # not enough samples yet
+            return
+        self.renewals = self.renewals | renewals
+        self._refreshes += 1
+        self._last_refresh = step
+        if is_first and step and not silent and self.verbose != 0:
+            print(f"\nThe spectral penalty begins with step {step + 1}.", flush=True)
+        layers = named_layers(self.model)
+        for name, renewal in renewals.items():
+            regularizer = layers[name].activity_regularizer
+            watch = self._watches.setdefault(
+                name, PenaltyWatch(regularizer.target, regularizer.tau)
+            )
+            steps = watch.observe(step, renewal.staleness, renewal.spectrum)
+            if steps is not None:
+                watch.warn_of_stale_basis(name, regularizer, steps)
+
+    def _draw(self) -> Any:
+        """What to measure on: `x`, or its first examples, read before training."""
+        count = self._examples()
+        is_random = isinstance(self.x, keras.utils.PyDataset) or is_nested_arrays(
+            select_inputs(self.model, self.x)
+        )
+        if is_random or count is None:
+            return self.x
+        if self._sample is None:
+            self._sample = first_batches(self.model, self.x, count)
+        return self._sample
+
+    def _examples(self) -> int | None:
+        if self.max_samples != "auto":
+            return self.max_samples
+        widths = [_units_of(layer) for layer in layers_to_renew(self.model)]
+        if None in widths:  # unknown until the layer has been called
+            return FEWEST_EXAMPLES if is_endless(self.x) else None
+        widest = max(width for width in widths if width)
+        return max(FEWEST_EXAMPLES, EXAMPLES_PER_UNIT * widest)
+
+    def _end_without_basis(self) -> None:
+        """Takes back the room for bases that never became known, and says so.
+
+        Training without a basis is then an error again, instead of training without
+        the penalty.
+        """
+        seen, missing = [], []
+        with creating_state(self.model):
+            for name, layer in named_layers(self.model).items():
+                basis = layer.activity_regularizer.eigenbasis
+                if basis.window is not None and basis.status != "known":
+                    missing.append(name)
+                    count, needed = basis.window.count, basis.window.needed
+                    if count < needed:
+                        seen.append(f"layer '{name}': {count} of {needed}")
+                    basis.discard()
+        if not missing or not self._steps:
+            return  # known from an earlier training, or there was none
+        reason = "before a refresh was due"
+        if seen:
+            samples = "; ".join(seen)
+            reason = (
+                f"with too few samples of activations for an eigenbasis ({samples})"
+            )
+        warnings.warn(
+            f"The spectral penalty never acted: training ended after {self._steps} "
+            f"steps, {reason}. Train for longer, or pass the training data: "
+            "`keras_powerlaw.EigenbasisRefresh(x_train)`. A layer without any does not "
+            "know that it trains: pass `training` on to it in the model's `call()`.",
+            stacklevel=2,
+        )
