@@ -19,13 +19,13 @@ from keras_powerlaw.arguments import (
 )
 from keras_powerlaw.backends import count_examples
 from keras_powerlaw.keras_internals import DeferredLoss
-from keras_powerlaw.spectral.basis import Eigenbasis
-from keras_powerlaw.spectral.penalty import (
+from keras_powerlaw.penalty import (
     exact_variances,
-    power_law_penalty,
     projected_variances,
+    spectral_penalty,
     steady_anchor,
 )
+from keras_powerlaw.spectral.basis import Eigenbasis
 from keras_powerlaw.spectral.window import ActivationWindow
 from keras_powerlaw.units import count_units, to_samples, validate_reduction
 
@@ -252,7 +252,7 @@ class SpectralActivityRegularizer(
 
     def penalty_of(self, tail: Tensor, anchor: Tensor | None = None) -> Tensor:
         """The penalty of the eigenvalues λ_τ … λ_N."""
-        return power_law_penalty(
+        return spectral_penalty(
             tail, self.alpha, self.tau, self.beta, self.form, anchor
         )
 
