@@ -10,8 +10,8 @@ from benchmarks.forms import shallow
 from benchmarks.machine import device
 from benchmarks.measuring import measured, progress
 from benchmarks.rotation import turned
+from keras_powerlaw.penalty import covariance
 from keras_powerlaw.spectral.decomposition import decompose_samples
-from keras_powerlaw.spectral.penalty import covariance
 
 
 def measure_window(args, data):

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 if TYPE_CHECKING:
     import keras
 
+# `syevd` needs a work space of 1 + 6N + 2N² numbers, addressed with 32 bits.
+MOST_UNITS = 32_766
+
 Tensor: TypeAlias = Any
 """A tensor of the current Keras backend."""
 
@@ -108,6 +111,44 @@ def validate_optional_path(argument: str, value: Any) -> pathlib.Path | None:
     if not isinstance(value, str | os.PathLike):
         raise invalid_value(argument, "None or a path", repr(value))
     return pathlib.Path(value)
+
+
+def require_memory(widths: Sequence[tuple[str, int]]) -> None:
+    """Raises a `ValueError` if square matrices of these widths do not fit into memory.
+
+    Sums, eigenvectors and basis exist for all of them at once, LAPACK's work space for
+    one at a time.
+
+    Args:
+        widths: The name of each, of a layer for example, and its width.
+    """
+    installed = installed_memory()
+    squares = [width**2 for _, width in widths]
+    needed = 20 * sum(squares) + 20 * max(squares, default=0)
+    widest = max((width for _, width in widths), default=0)
+    if installed is not None and needed > installed:
+        expected = f"at most {installed / 2**30:,.1f} GiB, the memory that is installed"
+        received = f"about {needed / 2**30:,.1f} GiB"
+    elif widest > MOST_UNITS:
+        expected = f"at most {MOST_UNITS:,} units, the limit of LAPACK"
+        received = f"{widest:,} units"
+    else:
+        return
+    names = ", ".join(f"'{name}' ({width:,} units)" for name, width in widths)
+    raise ValueError(
+        f"Too wide for covariances and eigenvectors: {names}. Expected {expected}. "
+        f"Received: {received}. Where the activity has positions (images, sequences), "
+        'pass `reduction="channels"` or `reduction="mean"`, which make its channels '
+        "the units; else choose a narrower layer, or fewer samples."
+    )
+
+
+def installed_memory() -> int | None:
+    """In bytes, or None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def validate_verbose(verbose: Any) -> Verbose:

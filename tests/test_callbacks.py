@@ -16,7 +16,7 @@ from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
 from keras_powerlaw.spectral import sources
-from keras_powerlaw.spectral.covariance import StreamingCovariance
+from keras_powerlaw.spectrum import Covariance
 
 UNITS = {"map": 72, "hidden": 24}
 
@@ -94,13 +94,13 @@ def hours():
 def count_examples(patch):
     """A list to which every batch of a layer's activations adds its length."""
     seen = []
-    update = StreamingCovariance.update
+    update = Covariance.update
 
     def counting(self, activity):
         seen.append(len(activity))
         return update(self, activity)
 
-    patch.setattr(StreamingCovariance, "update", counting)
+    patch.setattr(Covariance, "update", counting)
     return seen
 
 

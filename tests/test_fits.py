@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_powerlaw import Spectrum
-from keras_powerlaw.spectral.fits import fit_curvature
+from keras_powerlaw.spectrum import fit_curvature
 
 N = np.arange(1, 501)
 

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-import scipy.sparse.linalg
 
 import keras_powerlaw as kp
-from keras_powerlaw.spectral.leading import leading_eigenvalues
-from keras_powerlaw.support import memory
+from keras_powerlaw import arguments
 
 # More samples than units, as many, fewer.
 SHAPES = [(90, 30), (40, 40), (30, 90)]
@@ -53,14 +51,14 @@ class TestFromSamples:
 
     def test_forms_no_square_of_the_units_of_a_wide_recording(self, monkeypatch):
         # Room for the samples and their Gram matrix, but not for a covariance.
-        monkeypatch.setattr(memory, "available_bytes", lambda: 2**20)
+        monkeypatch.setattr(arguments, "installed_memory", lambda: 2**20)
         data = samples((20, 2000), dtype="float32")
         spectrum = kp.Spectrum.from_samples(data)
         singular = np.linalg.svd(data - data.mean(axis=0), compute_uv=False)
         np.testing.assert_allclose(
             spectrum.eigenvalues[:19], singular[:19] ** 2 / 19, rtol=1e-4
         )
-        with pytest.raises(ValueError, match="Too many samples for the memory"):
+        with pytest.raises(ValueError, match="Too wide for covariances"):
             kp.Spectrum.from_samples(samples((200, 2000)))
 
     @pytest.mark.parametrize(
@@ -93,17 +91,9 @@ class TestLeadingEigenvalues:
         full = kp.Spectrum.from_samples(data)
         leading = kp.Spectrum.from_samples(data, components=40)
         np.testing.assert_allclose(
-            leading.eigenvalues, full.eigenvalues[:40], rtol=1e-3
+            leading.eigenvalues, full.eigenvalues[:40], rtol=1e-9
         )
         np.testing.assert_allclose(leading.variance, full.variance)
-
-    def test_agree_with_arpack(self):
-        data = samples((300, 500))
-        data -= data.mean(axis=0)
-        singular = scipy.sparse.linalg.svds(data, 30, return_singular_vectors=False)
-        np.testing.assert_allclose(
-            leading_eigenvalues([data], 30), np.sort(singular)[::-1] ** 2, rtol=1e-3
-        )
 
     def test_as_many_as_there_are(self):
         data = samples((20, 50))
@@ -123,7 +113,7 @@ class TestLeadingEigenvalues:
         assert np.isnan(spectrum.dimension_90)
         assert np.isnan(spectrum.participation_ratio)
         assert np.isnan(spectrum.effective_rank)
-        np.testing.assert_allclose(spectrum.stable_rank, full.stable_rank, rtol=1e-3)
+        np.testing.assert_allclose(spectrum.stable_rank, full.stable_rank, rtol=1e-9)
         steep = samples((200, 150), alpha=3.0)
         assert (
             kp.Spectrum.from_samples(steep, components=20).dimension_90

@@ -13,7 +13,7 @@ from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
 from keras_powerlaw.keras_internals import mask_of
-from keras_powerlaw.spectral.covariance import StreamingCovariance
+from keras_powerlaw.spectrum import Covariance
 from keras_powerlaw.support import memory
 from keras_powerlaw.units import count_units, to_samples
 
@@ -192,10 +192,10 @@ class TestMeasurements:
 
     def test_wide_batches_are_added_in_pieces(self):
         rows = np.random.default_rng(3).normal(size=(4_500_000, 2)).astype("f4")
-        running = StreamingCovariance()
+        running = Covariance()
         running.update(rows)  # three pieces
         np.testing.assert_allclose(
-            running.covariance(), np.cov(rows, rowvar=False), atol=1e-12
+            running.matrix(), np.cov(rows, rowvar=False), atol=1e-12
         )
 
     @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -406,7 +406,7 @@ class TestMemory:
         def refuse(*_):
             raise AssertionError("allocated")
 
-        monkeypatch.setattr(StreamingCovariance, "update", refuse)
+        monkeypatch.setattr(Covariance, "update", refuse)
 
     TEXT = (
         r"layer 'map' \(216 units\). .* at most 0.0 GiB, which are available. "

@@ -10,16 +10,16 @@ from keras import layers
 
 import keras_powerlaw as kp
 from keras_powerlaw.spectral.backup import BasisBackup, CallbackState
-from keras_powerlaw.spectral.covariance import StreamingCovariance, eigendecomposition
 from keras_powerlaw.spectral.renewal import Renewal
+from keras_powerlaw.spectrum import Covariance
 
 
 def measured(data, **options):
     """The spectrum of some data, and the variance that their rounding may add."""
-    running = StreamingCovariance(**options)
+    running = Covariance(**options)
     for batch in np.array_split(data, 3):
         running.update(batch)
-    eigenvalues, _ = eigendecomposition(running.covariance())
+    eigenvalues, _ = running.eigenvectors()
     return kp.Spectrum(eigenvalues, floor=running.floor())
 
 

@@ -11,8 +11,8 @@ from keras import ops
 from scipy import special
 
 from benchmarks.small_batches import bases, closed_forms, descent
-from keras_powerlaw.spectral.fits import fit_power_law
-from keras_powerlaw.spectral.penalty import power_law_penalty, projected_variances
+from keras_powerlaw.penalty import projected_variances, spectral_penalty
+from keras_powerlaw.spectrum import fit_power_law
 
 TAU, WIDTH = 10, 100
 DECAY = TAU / np.arange(TAU, WIDTH + 1)  # the target for λ_τ = 1
@@ -34,7 +34,7 @@ def penalties(tails):
     """Eq. (2) for each row, with β such that it is the sum over the directions."""
 
     def penalty(tail):
-        return power_law_penalty(tail, tau=TAU, beta=WIDTH, form="paper")
+        return spectral_penalty(tail, tau=TAU, beta=WIDTH, form="paper")
 
     return ops.vectorized_map(penalty, tails)
 
@@ -177,7 +177,7 @@ class TestAnchors:
         c2 = d / (d + 2)
         draws = tail * estimates(batch, (100, len(n)), np.random.default_rng(8))
         *drawn, true = (
-            float(power_law_penalty(ops.convert_to_tensor(each)))
+            float(spectral_penalty(ops.convert_to_tensor(each)))
             for each in (*draws, tail)
         )
         simulated = np.mean(drawn)

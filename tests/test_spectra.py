@@ -7,18 +7,13 @@ from backend import value_and_gradient
 from keras import ops
 
 from keras_powerlaw import Spectrum
-from keras_powerlaw.spectral.covariance import (
-    StreamingCovariance,
-    eigendecomposition,
-    variances_along,
-)
-from keras_powerlaw.spectral.fits import fit_power_law
-from keras_powerlaw.spectral.penalty import (
+from keras_powerlaw.penalty import (
     covariance,
     exact_variances,
-    power_law_penalty,
     projected_variances,
+    spectral_penalty,
 )
+from keras_powerlaw.spectrum import Covariance, fit_power_law
 
 ALPHAS = [0.5, 1.0, 1.5, 2.0]
 FORMS = ["nearest", "paper", "log"]
@@ -33,7 +28,7 @@ class TestPenalty:
     @pytest.mark.parametrize("tau", [1, 10])
     def test_equals_equation_2(self, alpha, tau):
         variances = np.sort(np.random.default_rng(0).gamma(1.0, size=60))[::-1]
-        value = power_law_penalty(
+        value = spectral_penalty(
             ops.convert_to_tensor(variances[tau - 1 :]), alpha, tau, 3.0, "paper"
         )
         expected = reference.penalty(variances, alpha, tau, 3.0, "paper")
@@ -43,7 +38,7 @@ class TestPenalty:
     def test_is_the_authors_form_at_tau_11_on_sorted_estimates(self, alpha):
         estimates = np.random.default_rng(1).gamma(1.0, size=80)
         ordered = np.sort(estimates)[::-1]
-        value = power_law_penalty(
+        value = spectral_penalty(
             ops.convert_to_tensor(ordered[10:]), alpha, 11, 2.0, "paper"
         )
         expected = reference.authors_penalty(estimates, alpha, beta=2.0)
@@ -54,7 +49,7 @@ class TestPenalty:
     def test_is_zero_on_an_exact_power_law(self, alpha, form):
         n = np.arange(10, 501)
         tail = ops.convert_to_tensor((7.0 * n**-alpha).astype("float32"))
-        assert abs(float(power_law_penalty(tail, alpha, form=form))) < 1e-6
+        assert abs(float(spectral_penalty(tail, alpha, form=form))) < 1e-6
 
     def test_counts_too_slow_a_decay_twice(self):
         # λ/γ = 1 + d against 1 − d, for n > τ: d² + d against d².
@@ -63,7 +58,7 @@ class TestPenalty:
         above[1:] *= 1 + d
         below[1:] *= 1 - d
         slow, fast = (
-            float(power_law_penalty(ops.convert_to_tensor(tail), form="paper"))
+            float(spectral_penalty(ops.convert_to_tensor(tail), form="paper"))
             for tail in (above, below)
         )
         np.testing.assert_allclose(slow, 90 / 100 * (d**2 + d), rtol=1e-5)
@@ -73,7 +68,7 @@ class TestPenalty:
     def test_log_ratio_in_closed_form(self, alpha):
         # A power law of another exponent: log λₙ/γₙ = (α − 1.7) log n/τ.
         n = np.arange(10, 101)
-        value = power_law_penalty(
+        value = spectral_penalty(
             ops.convert_to_tensor(3.0 * n**-1.7), alpha, 10, beta=2.0, form="log"
         )
         logs = (alpha - 1.7) * np.log(n)
@@ -84,7 +79,7 @@ class TestPenalty:
     def test_nearest_is_one_minus_a_squared_cosine(self, alpha):
         # Between the variances over those of the power law, and a constant.
         variances = np.random.default_rng(0).gamma(1.0, size=91)
-        value = power_law_penalty(ops.convert_to_tensor(variances), alpha, 10, 1.0)
+        value = spectral_penalty(ops.convert_to_tensor(variances), alpha, 10, 1.0)
         ratios = variances * np.arange(10, 101) ** alpha
         cosine = ratios.sum() / np.linalg.norm(ratios) / np.sqrt(91)
         np.testing.assert_allclose(float(value), 0.91 * (1 - cosine**2), rtol=1e-5)
@@ -104,7 +99,7 @@ class TestPenalty:
         tail = 1 / np.arange(1, 6)
         tail[4] *= small
         _, gradient = value_and_gradient(
-            lambda tail: power_law_penalty(tail, 1.0, tau, 1.0, form), tail
+            lambda tail: spectral_penalty(tail, 1.0, tau, 1.0, form), tail
         )
         levels = tail * np.arange(1, 6)
         kappa = np.sum(levels**2) / np.sum(levels)
@@ -118,15 +113,15 @@ class TestPenalty:
         tail = ops.convert_to_tensor((1 + wave) / n)
         expected = np.sum(wave**2) / 100
         log, nearest = (
-            float(power_law_penalty(tail, form=form)) for form in ("log", "nearest")
+            float(spectral_penalty(tail, form=form)) for form in ("log", "nearest")
         )
         np.testing.assert_allclose([log, nearest], expected, rtol=2e-2)
 
     @pytest.mark.parametrize("scale", [1e-25, 1e-6, 1e6, 1e25])
     def test_nearest_knows_no_scale(self, scale):
         tail = np.random.default_rng(3).gamma(1.0, size=91)
-        value, gradient = value_and_gradient(power_law_penalty, tail)
-        scaled, smaller = value_and_gradient(power_law_penalty, scale * tail)
+        value, gradient = value_and_gradient(spectral_penalty, tail)
+        scaled, smaller = value_and_gradient(spectral_penalty, scale * tail)
         np.testing.assert_allclose(scaled, value, rtol=1e-5)
         np.testing.assert_allclose(scale * smaller, gradient, rtol=1e-3, atol=1e-7)
         # Nothing pushes all eigenvalues up or down together.
@@ -134,7 +129,7 @@ class TestPenalty:
 
     def test_log_ratio_of_a_dead_direction_is_finite(self):
         value, gradient = value_and_gradient(
-            lambda tail: power_law_penalty(tail, 0.0, 1, form="log"),
+            lambda tail: spectral_penalty(tail, 0.0, 1, form="log"),
             np.array([1.0, 1.0, 1.0, 1.0, 0.0]),
         )
         np.testing.assert_allclose(value, np.log(1e-7) ** 2 / 5, rtol=1e-5)
@@ -144,14 +139,14 @@ class TestPenalty:
         # In every batch, the gradients for log λₙ over the band of κ sum to zero.
         tail = np.random.default_rng(13).gamma(2.0, size=31)
         _, gradient = value_and_gradient(
-            lambda tail: power_law_penalty(tail, 1.3, 10, form="log"), tail
+            lambda tail: spectral_penalty(tail, 1.3, 10, form="log"), tail
         )
         assert abs(np.sum(gradient * tail)) < 1e-5 * np.sum(np.abs(gradient * tail))
 
     @pytest.mark.parametrize("form", FORMS)
     def test_is_zero_without_a_target(self, form):
         value, gradient = value_and_gradient(
-            lambda tail: power_law_penalty(tail, tau=3, form=form), np.zeros(5)
+            lambda tail: spectral_penalty(tail, tau=3, form=form), np.zeros(5)
         )
         assert value == 0.0 and not gradient.any()
 
@@ -159,7 +154,7 @@ class TestPenalty:
     @pytest.mark.parametrize("tail", [[np.nan, 1.0], [1.0, np.nan], [np.nan, 0.0]])
     def test_passes_nan_on(self, tail, form):
         tail = ops.convert_to_tensor(np.array(tail, "float32"))
-        value = power_law_penalty(tail, tau=3, form=form)
+        value = spectral_penalty(tail, tau=3, form=form)
         assert np.isnan(float(value))
 
 
@@ -206,15 +201,15 @@ class TestVariances:
         assert not numpy(covariance(one)[1]).any()
 
 
-class TestStreamingCovariance:
+class TestCovariance:
     def test_equals_numpy_whatever_the_batches(self):
         data = np.random.default_rng(5).normal(size=(100, 7)) + 100.0
         for sizes in ([100], [1, 99], [33, 33, 34]):
-            running = StreamingCovariance()
+            running = Covariance()
             for batch in np.split(data, np.cumsum(sizes)[:-1]):
                 running.update(batch)
             np.testing.assert_allclose(
-                running.covariance(), np.cov(data, rowvar=False), rtol=1e-10, atol=1e-12
+                running.matrix(), np.cov(data, rowvar=False), rtol=1e-10, atol=1e-12
             )
 
     def test_keeps_small_eigenvalues_beside_a_large_mean(self):
@@ -227,17 +222,19 @@ class TestStreamingCovariance:
         scores -= scores.mean(axis=0)
         scores = np.linalg.qr(scores)[0] * np.sqrt(399)  # covariance exactly I
         data = scores * np.sqrt(true) @ basis.T + 1000.0
-        running = StreamingCovariance()
+        running = Covariance()
         for batch in np.split(data, 10):
             running.update(batch)
-        eigenvalues, _ = eigendecomposition(running.covariance())
+        eigenvalues, _ = running.eigenvectors()
         np.testing.assert_allclose(eigenvalues, true, rtol=1e-2)
 
 
 def test_eigendecomposition_sorts_and_reconstructs():
     rng = np.random.default_rng(7)
-    sigma = np.cov(rng.normal(size=(30, 50)), rowvar=False)  # singular
-    eigenvalues, vectors = eigendecomposition(sigma)
+    data = rng.normal(size=(30, 50))
+    sigma, running = np.cov(data, rowvar=False), Covariance()
+    running.update(data)
+    eigenvalues, vectors = running.eigenvectors()
     assert np.all(np.diff(eigenvalues) <= 0) and eigenvalues[-1] >= 0
     np.testing.assert_allclose(vectors * eigenvalues @ vectors.T, sigma, atol=1e-12)
 
@@ -246,8 +243,10 @@ def test_variances_along_a_basis():
     rng = np.random.default_rng(12)
     activity = rng.normal(size=(90, 30))
     basis = reference.orthonormal(30, rng)
+    running = Covariance()
+    running.update(activity)
     np.testing.assert_allclose(
-        variances_along(np.cov(activity, rowvar=False), basis[:, 4:]),
+        running.variances_along(basis[:, 4:]),
         reference.variances(activity, basis)[4:],
         rtol=1e-5,
     )

@@ -2,17 +2,14 @@
 
 import numpy as np
 
-from keras_powerlaw.spectral.covariance import (
-    StreamingCovariance,
-    eigendecomposition,
-)
+from keras_powerlaw.spectrum import Covariance
 
 
 def sample_eigenvectors(variances, examples, rng, block=1000):
     """Sample eigenvalues, and the true variances along the sample eigenvectors."""
-    running = StreamingCovariance()
+    running = Covariance()
     for start in range(0, examples, block):
         count = min(block, examples - start)
         running.update(rng.normal(size=(count, len(variances))) * np.sqrt(variances))
-    eigenvalues, vectors = eigendecomposition(running.covariance())
+    eigenvalues, vectors = running.eigenvectors()
     return eigenvalues, variances @ vectors**2

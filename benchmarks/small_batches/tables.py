@@ -3,8 +3,8 @@
 import numpy as np
 
 from keras_powerlaw import Spectrum
-from keras_powerlaw.spectral.fits import fit_power_law
-from keras_powerlaw.spectral.penalty import power_law_penalty
+from keras_powerlaw.penalty import spectral_penalty
+from keras_powerlaw.spectrum import fit_power_law
 
 from .bases import sample_eigenvectors
 from .closed_forms import Ratio, anchors, equilibrium, expected_penalty
@@ -77,7 +77,7 @@ def refresh_table(ratios=(0.5, 1, 1.5, 2, 3, 5, 10)):
                     )
                     for end in ends
                 ]
-                penalty = power_law_penalty(along[9:], exponent, form="paper")
+                penalty = spectral_penalty(along[9:], exponent, form="paper")
                 yield (
                     *(exponent, width, ratio),
                     *(f"{value:.2f}" for value in exponents),

@@ -16,7 +16,7 @@ from keras_powerlaw.plotting.axes import (
     validate_axes,
     validate_kind,
 )
-from keras_powerlaw.spectral.fits import PowerLawFits
+from keras_powerlaw.spectrum import PowerLawFits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

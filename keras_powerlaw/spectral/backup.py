@@ -13,7 +13,7 @@ from keras_powerlaw.progress import write_atomically
 from keras_powerlaw.spectral.basis import share_of_first
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.spectral.renewal import Renewal
-from keras_powerlaw.spectral.spectrum import Spectrum
+from keras_powerlaw.spectrum import Spectrum
 
 NEVER = -1  # in a file, the step of a refresh that has not taken place
 

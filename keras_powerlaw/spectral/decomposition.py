@@ -11,13 +11,9 @@ from numpy.typing import NDArray
 
 from keras_powerlaw.arguments import Tensor
 from keras_powerlaw.backends import is_on_host
-from keras_powerlaw.spectral.covariance import (
-    Degenerate,
-    epsilon_of,
-    rounding_floor,
-)
-from keras_powerlaw.spectral.penalty import covariance, projected_variances
+from keras_powerlaw.penalty import covariance, projected_variances
 from keras_powerlaw.spectral.renewal import Decomposition
+from keras_powerlaw.spectrum import Degenerate, epsilon_of, rounding_floor
 
 # In float32, an eigenvalue has an error of a few rounding errors of the largest one.
 EIGENVALUE_ERRORS = 8

@@ -15,15 +15,12 @@ from keras_powerlaw.arguments import (
     validate_verbose,
 )
 from keras_powerlaw.progress import Progress
-from keras_powerlaw.spectral.covariance import StreamingCovariance
-from keras_powerlaw.spectral.fits import validate_fit_range
-from keras_powerlaw.spectral.recordings import StreamingSpectrum, all_eigenvalues
-from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.streaming import (
     Widths,
     stream_activations,
     stream_covariances,
 )
+from keras_powerlaw.spectrum import Covariance, Spectrum, validate_fit_range
 from keras_powerlaw.support.batches import count_examples
 from keras_powerlaw.support.layers import find_layers, unique_names
 from keras_powerlaw.support.memory import require_memory_for_samples
@@ -169,8 +166,7 @@ def measure_spectrum(
         found = _decomposed(covariances, fit_range)
     else:
         running = [
-            StreamingSpectrum(target.compute_dtype, name)
-            for name, target in zip(names, targets, strict=True)
+            Covariance(target.compute_dtype, keeps_samples=True) for target in targets
         ]
         count = count_examples(model, x, max_samples)
 
@@ -179,21 +175,18 @@ def measure_spectrum(
 
         stream_activations(model, x, targets, reductions, running, require, **options)
         found = [
-            Spectrum(eigenvalues, fit_range, floor, variance)
-            for eigenvalues, floor, variance in (
-                each.eigenvalues(components, seed) for each in running
-            )
+            Spectrum(each.eigenvalues(components), fit_range, each.floor(), each.total)
+            for each in running
         ]
     return found[0] if is_one else dict(zip(names, found, strict=True))
 
 
 def _decomposed(
-    covariances: list[StreamingCovariance], fit_range: tuple[int, int] | None
+    covariances: list[Covariance], fit_range: tuple[int, int] | None
 ) -> list[Spectrum]:
     """The spectra of covariances, each of which is let go once it is decomposed."""
     spectra = []
     while covariances:
         running = covariances.pop(0)
-        eigenvalues = all_eigenvalues(running.covariance())
-        spectra.append(Spectrum(eigenvalues, fit_range, running.floor()))
+        spectra.append(Spectrum(running.eigenvalues(), fit_range, running.floor()))
     return spectra

@@ -21,10 +21,9 @@ from keras_powerlaw.keras_internals import (
     strategy_of,
 )
 from keras_powerlaw.spectral.measuring import measure_spectrum
-from keras_powerlaw.spectral.recordings import StreamingSpectrum
 from keras_powerlaw.spectral.schedule import Schedule
-from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.taps import ActivationTap
+from keras_powerlaw.spectrum import Covariance, Spectrum
 from keras_powerlaw.support.batches import validate_sampling
 from keras_powerlaw.support.layers import (
     find_layers,
@@ -223,8 +222,9 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             samples = tap.samples()
             if samples is None or not np.all(np.isfinite(samples)):
                 continue
-            running = StreamingSpectrum(self._found[name].compute_dtype, name)
+            running = Covariance(self._found[name].compute_dtype, keeps_samples=True)
             running.update(samples)
-            eigenvalues, floor, _ = running.eigenvalues()
-            spectra[name] = Spectrum(eigenvalues, self._fit_range, floor)
+            spectra[name] = Spectrum(
+                running.eigenvalues(), self._fit_range, running.floor()
+            )
         return spectra

@@ -11,18 +11,12 @@ from keras_powerlaw.arguments import Verbose, invalid_value, validate_verbose
 from keras_powerlaw.keras_internals import hold_current_weights, strategy_of
 from keras_powerlaw.progress import Progress
 from keras_powerlaw.spectral.basis import creating_state
-from keras_powerlaw.spectral.covariance import (
-    Degenerate,
-    StreamingCovariance,
-    eigendecomposition,
-    variances_along,
-)
 from keras_powerlaw.spectral.decomposition import decompose_samples
 from keras_powerlaw.spectral.layers import layers_to_renew, named_layers, units_of
 from keras_powerlaw.spectral.regularizer import validate_width
 from keras_powerlaw.spectral.renewal import Decomposition, Renewal, renew_layers
-from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.streaming import stream_covariances
+from keras_powerlaw.spectrum import Covariance, Degenerate, Spectrum
 from keras_powerlaw.support.layers import require_training_argument, unique_names
 from keras_powerlaw.support.memory import require_memory
 
@@ -151,15 +145,14 @@ def renew_from_data(
     return renew_layers(model, layers, found, keeps_degenerate)
 
 
-def _decompose(statistics: StreamingCovariance) -> Decomposition:
-    sigma = statistics.covariance()
-    eigenvalues, eigenvectors = eigendecomposition(sigma)
+def _decompose(statistics: Covariance) -> Decomposition:
+    eigenvalues, eigenvectors = statistics.eigenvectors()
     return Decomposition(
         eigenvalues,
         eigenvectors,
-        sigma.diagonal(),
+        statistics.variances(),
         statistics.floor(),
-        lambda basis: variances_along(sigma, ops.convert_to_numpy(basis)),
+        lambda basis: statistics.variances_along(ops.convert_to_numpy(basis)),
     )
 
 

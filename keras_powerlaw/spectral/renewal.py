@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from keras_powerlaw.arguments import Tensor
 from keras_powerlaw.spectral.basis import renewing
-from keras_powerlaw.spectral.covariance import Degenerate
 from keras_powerlaw.spectral.regularizer import (
     SpectralActivityRegularizer,
     validate_width,
 )
-from keras_powerlaw.spectral.spectrum import Spectrum
+from keras_powerlaw.spectrum import Degenerate, Spectrum
 from keras_powerlaw.support.layers import unique_names
 
 # The staleness is estimated along so many directions; more would cost wide layers as

@@ -23,9 +23,8 @@ from keras_powerlaw.arguments import (
 )
 from keras_powerlaw.backends import vjp
 from keras_powerlaw.progress import Progress
-from keras_powerlaw.spectral.covariance import eigendecomposition
-from keras_powerlaw.spectral.spectrum import Spectrum
 from keras_powerlaw.spectral.streaming import stream_covariances
+from keras_powerlaw.spectrum import Spectrum
 from keras_powerlaw.support.batches import input_batches
 from keras_powerlaw.support.layers import find_layer, observe
 from keras_powerlaw.support.passes import InferencePasses
@@ -139,7 +138,7 @@ def sensitivity_maps(
         seed=0,
         progress=Progress("Sensitivity, covariance", verbose),
     )
-    eigenvalues, eigenvectors = eigendecomposition(statistics.covariance())
+    eigenvalues, eigenvectors = statistics.eigenvectors()
     rank = Spectrum(eigenvalues, floor=statistics.floor()).rank
     if indices[-1] > rank:
         raise invalid_value(

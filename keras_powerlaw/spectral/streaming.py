@@ -15,8 +15,7 @@ from keras_powerlaw.arguments import Reduction, Tensor, invalid_value
 from keras_powerlaw.backends import no_gradients
 from keras_powerlaw.keras_internals import hold_current_weights
 from keras_powerlaw.progress import Progress
-from keras_powerlaw.spectral.covariance import Degenerate, StreamingCovariance
-from keras_powerlaw.spectral.recordings import StreamingSpectrum
+from keras_powerlaw.spectrum import Covariance, Degenerate
 from keras_powerlaw.support.batches import (
     input_batches,
     require_finite,
@@ -41,14 +40,14 @@ def stream_covariances(
     layers: Sequence[keras.layers.Layer],
     reductions: Sequence[Reduction],
     **options: Any,
-) -> list[StreamingCovariance]:
+) -> list[Covariance]:
     """Covariances of several layers' activations, from one pass over the data.
 
     Returns:
-        One `StreamingCovariance` per layer. A layer that is called several times per
+        One `Covariance` per layer. A layer that is called several times per
         forward pass contributes the activations of every call.
     """
-    statistics = [StreamingCovariance(layer.compute_dtype) for layer in layers]
+    statistics = [Covariance(layer.compute_dtype) for layer in layers]
     stream_activations(
         model, x, layers, reductions, statistics, require_memory, **options
     )
@@ -60,7 +59,7 @@ def stream_activations(
     x: Any,
     layers: Sequence[keras.layers.Layer],
     reductions: Sequence[Reduction],
-    statistics: Sequence[StreamingCovariance | StreamingSpectrum],
+    statistics: Sequence[Covariance],
     require: Callable[[Widths], None],
     *,
     batch_size: int,

@@ -7,7 +7,7 @@ import warnings
 from typing import NamedTuple
 
 from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
-from keras_powerlaw.spectral.spectrum import Spectrum
+from keras_powerlaw.spectrum import Spectrum
 
 # A basis is stale if it shows less than half of the penalty. A warning is due if every
 # basis was stale for at least this many steps and refreshes …

@@ -19,7 +19,7 @@ from keras_powerlaw.arguments import (
     validate_number,
 )
 from keras_powerlaw.backends import count_examples
-from keras_powerlaw.spectral.penalty import covariance
+from keras_powerlaw.penalty import covariance
 from keras_powerlaw.units import to_samples
 
 # The factor was found in all cases where this times ε ‖Σ‖_F was added, with a margin of

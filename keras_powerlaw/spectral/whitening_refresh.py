@@ -109,7 +109,7 @@ def refresh_whitening(
             )
         for variable, value in (
             (layer.moving_mean, found.mean()),
-            (layer.moving_covariance, found.covariance()),
+            (layer.moving_covariance, found.matrix()),
         ):
             variable.assign(of_first_process(value.astype(variable.dtype), variable))
 

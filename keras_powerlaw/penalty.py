@@ -1,16 +1,26 @@
-"""The spectral penalty as pure functions of a batch of activations, eqs. (2) to (5).
+"""The spectral penalty, eqs. (2) to (5): targets, and pure functions of activations.
 
-They are written in `keras.ops` and are differentiable. Eigenvalue indices are 1-based,
+These are written in `keras.ops` and are differentiable. Eigenvalue indices are 1-based,
 as in the paper.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
 import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
+from numpy.typing import NDArray
 
-from keras_powerlaw.arguments import Form, Tensor
+from keras_powerlaw.arguments import (
+    Form,
+    Tensor,
+    invalid_value,
+    is_finite_number,
+    validate_number,
+)
 from keras_powerlaw.backends import (
     count_examples,
     replica_context,
@@ -21,6 +31,44 @@ from keras_powerlaw.backends import (
 SMALLEST_RATIO = 1e-7
 # In a batch of fewer samples, λ_τ is too noisy a target; docs/theory.md derives it.
 FEWEST_FOR_ANCHOR = 16
+
+
+@runtime_checkable
+class Target(Protocol):
+    """What a spectrum is pulled toward or compared with, up to its scale."""
+
+    def levels(self, n: NDArray[Any]) -> NDArray[np.float64]:
+        """The variances λₙ of the target at n ≥ 1; only their ratios matter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """The target n^(−α).
+
+    Args:
+        alpha: Exponent α, at least 0. Defaults to 1.
+    """
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", validate_number("alpha", self.alpha))
+
+    def levels(self, n: NDArray[Any]) -> NDArray[np.float64]:
+        """n^(−α), of real numbers n ≥ 1."""
+        levels: NDArray[np.float64] = np.asarray(n, "float64") ** -self.alpha
+        return levels
+
+
+def as_target(target: float | Target, argument: str = "target") -> Target:
+    """Returns a target, for which a number is short: that of `PowerLaw`."""
+    if isinstance(target, Target):
+        return target
+    if not is_finite_number(target) or target < 0:
+        raise invalid_value(
+            argument, "a finite number of at least 0, or a spectrum", repr(target)
+        )
+    return PowerLaw(target)
 
 
 def covariance(activity: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,22 +154,23 @@ def exact_variances(activity: Tensor) -> Tensor:
     return projected_variances(activity, ops.flip(ascending, axis=1))
 
 
-def power_law_penalty(
+def spectral_penalty(
     tail: Tensor,
-    alpha: float = 1.0,
+    target: float | Target = 1.0,
     tau: int = 10,
     beta: float = 1.0,
     form: Form = "nearest",
     anchor: Tensor | None = None,
 ) -> Tensor:
-    """Distance of a spectrum from a power law γₙ = κ n^(−α), in one of three forms.
+    """Distance of a spectrum from a target γₙ = κ tₙ, in one of three forms.
 
-    R = β/N Σ_{n=τ}^{N} dₙ, in which κ is a constant for the gradient:
+    R = β/N Σ_{n=τ}^{N} dₙ, in which κ is a constant for the gradient, and tₙ are the
+    levels of the target, n^(−α) for a power law:
 
     - `"nearest"`: dₙ = (λₙ/γₙ − 1)², and κ makes R smallest:
-      κ = Σ (λₙ n^α)² / Σ λₙ n^α, both n = τ … N.
+      κ = Σ (λₙ/tₙ)² / Σ λₙ/tₙ, both n = τ … N.
     - `"paper"`: dₙ = (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1), and γ_τ = λ_τ, eq. (2).
-    - `"log"`: dₙ = (log λₙ/γₙ)², and log κ = mean of log λₙ n^α, n = τ … 4τ.
+    - `"log"`: dₙ = (log λₙ/γₙ)², and log κ = mean of log λₙ/tₙ, n = τ … 4τ.
 
     Near the target, all three squares are (λₙ/γₙ − 1)². Far below it, the gradient with
     respect to a unit's activations grows without bound in the logarithm, and vanishes
@@ -129,7 +178,7 @@ def power_law_penalty(
 
     Args:
         tail: Tensor of shape `(N − tau + 1,)`: the eigenvalues λ_τ … λ_N.
-        alpha: Exponent α of the target. Defaults to 1.
+        target: The target, or the exponent α of a power law. Defaults to 1.
         tau: 1-based index of the first eigenvalue in `tail`. Defaults to 10.
         beta: Strength β. Defaults to 1.
         form: `"nearest"`, `"paper"` or `"log"`. In the last, eigenvalues below 1e-7
@@ -147,7 +196,8 @@ def power_law_penalty(
         Nassar et al. (2020), eq. (2).
     """
     width = tau - 1 + tail.shape[0]
-    decay = ops.cast((np.arange(tau, width + 1) / tau) ** -float(alpha), tail.dtype)
+    levels = as_target(target).levels(np.arange(tau, width + 1))
+    decay = ops.cast(levels / levels[0], tail.dtype)
     known = ops.sum(tail) if form == "nearest" else tail[0]
     # `not_equal`, so that NaN propagates and does not count as a missing target.
     has_target = ops.not_equal(known, 0)
@@ -186,7 +236,7 @@ def steady_anchor(tail: Tensor, share: Tensor, count: Tensor) -> Tensor:
 
 
 def _level_of_nearest(levels: Tensor, tau: int, form: Form) -> Tensor:
-    """γ_τ of the nearest power law, on which all levels λₙ (n/τ)^α are the same."""
+    """γ_τ of the nearest target, on which all levels λₙ t_τ/tₙ are the same."""
     if form == "log":
         band = levels[: 3 * tau + 1]
         return ops.exp(ops.mean(ops.log(ops.maximum(band, SMALLEST_RATIO * band[0]))))

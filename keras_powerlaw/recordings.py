@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from keras_powerlaw.arguments import invalid_value, validate_integer
-from keras_powerlaw.spectral.fits import (
+from keras_powerlaw.arguments import invalid_value, require_memory, validate_integer
+from keras_powerlaw.spectrum import (
     PowerLawFits,
+    gram_matrix,
+    real_array,
     validate_fit_range,
 )
-from keras_powerlaw.spectral.recordings import gram_matrix
-from keras_powerlaw.support.batches import require_finite
-from keras_powerlaw.support.memory import require_memory_for_samples
+
+# The products of one repeat's responses, of which the components are the eigenvectors,
+# and of both repeats'; and what makes them of the stimuli of which repeats are swapped.
+Pair: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
+Products: TypeAlias = Callable[[NDArray[np.bool_]], Pair]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,59 +131,61 @@ def cross_validated_spectrum(
         Stringer et al. (2019), *High-dimensional geometry of population responses in
         visual cortex*, Methods, "Cross-validated principal components analysis".
     """
-    repeats = [_responses("first", first), _responses("second", second)]
-    validate_integer("splits", splits, minimum=1)
-    validate_integer("seed", seed, minimum=0)
-    if repeats[0].shape != repeats[1].shape:
+    repeats = [
+        real_array("first", first, "stimuli"),
+        real_array("second", second, "stimuli"),
+    ]
+    stimuli, units = repeats[0].shape
+    if stimuli < 3:
+        raise invalid_value("first", "at least three stimuli", f"{stimuli}")
+    if repeats[1].shape != (stimuli, units):
         raise invalid_value(
             "second",
-            f"responses of the same shape as `first`, {repeats[0].shape}",
+            f"responses of the same shape as `first`, {(stimuli, units)}",
             f"shape {repeats[1].shape}",
         )
-    stimuli, units = repeats[0].shape
+    validate_integer("splits", splits, minimum=1)
+    validate_integer("seed", seed, minimum=0)
+    directions = min(stimuli - 1, units)
     if fit_range is not None:
-        validate_fit_range(fit_range, min(stimuli - 1, units))
-    # Both repeats, and a Gram matrix of twice the stimuli: as much as of all samples.
-    require_memory_for_samples([("first and second", units)], 2 * stimuli, None)
-    is_wide = units >= stimuli
-    split = _split_through_stimuli(repeats) if is_wide else _split_of_units(repeats)
+        validate_fit_range(fit_range, directions)
+    if units >= stimuli:
+        require_memory([("stimuli of both repeats", 2 * stimuli)])
+        products = _products_of_stimuli(repeats)
+    else:
+        require_memory([("units of both repeats", units)])
+        products = _products_of_units(repeats)
     rng = np.random.default_rng(seed)
-    total = np.zeros(min(stimuli - 1, units))
+    total = np.zeros(directions)
     for _ in range(splits):
-        swapped = rng.integers(2, size=stimuli).astype(bool)
-        total += split(swapped)[: len(total)]
+        own, cross = products(rng.integers(2, size=stimuli).astype(bool))
+        _, vectors = scipy.linalg.eigh(own, driver="evd", overwrite_a=True)
+        covariances = np.einsum("mn,mn->n", vectors, cross @ vectors)
+        total += covariances[::-1][:directions]
     return CrossValidatedSpectrum(total / splits / (stimuli - 1), fit_range)
 
 
-def _split_through_stimuli(repeats: list[NDArray[np.floating]]) -> Any:
-    """For fewer stimuli than units: with A = U S Vᵀ, it is uₙᵀ B Aᵀ uₙ.
+def _products_of_stimuli(repeats: list[NDArray[np.floating]]) -> Products:
+    """For fewer stimuli than units. With A = U S Vᵀ, the sums are uₙᵀ B Aᵀ uₙ.
 
     One Gram matrix of all responses holds B Aᵀ and A Aᵀ of every split.
     """
-    stimuli = len(repeats[0])
+    order = np.arange(len(repeats[0]))
     # A large mean, that of a unit over all stimuli, would cost digits.
     mean = np.mean([each.mean(axis=0, dtype="float64") for each in repeats], axis=0)
-    centered = [each - mean.astype(each.dtype) for each in repeats]
-    gram = gram_matrix(centered)
+    gram = gram_matrix(repeats, mean)
 
-    def split(swapped: NDArray[np.bool_]) -> NDArray[np.float64]:
-        order = np.arange(stimuli)
-        a, b = order + stimuli * swapped, order + stimuli * ~swapped
-        _, vectors = scipy.linalg.eigh(
-            _centered(gram[np.ix_(a, a)]), driver="evd", overwrite_a=True
-        )
-        vectors = vectors[:, ::-1]
-        product = _centered(gram[np.ix_(b, a)]) @ vectors
-        covariances: NDArray[np.float64] = np.einsum("mn,mn->n", vectors, product)
-        return covariances
+    def products(swapped: NDArray[np.bool_]) -> Pair:
+        a, b = order + len(order) * swapped, order + len(order) * ~swapped
+        return _centered(gram[np.ix_(a, a)]), _centered(gram[np.ix_(b, a)])
 
-    return split
+    return products
 
 
-def _split_of_units(repeats: list[NDArray[np.floating]]) -> Any:
-    """For more stimuli than units: vₙᵀ Aᵀ B vₙ."""
+def _products_of_units(repeats: list[NDArray[np.floating]]) -> Products:
+    """For more stimuli than units: the sums are vₙᵀ Aᵀ B vₙ."""
 
-    def split(swapped: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def products(swapped: NDArray[np.bool_]) -> Pair:
         which = swapped[:, np.newaxis]
         a, b = (
             np.where(which, repeats[1 - i], repeats[i]).astype("float64")
@@ -186,14 +193,9 @@ def _split_of_units(repeats: list[NDArray[np.floating]]) -> Any:
         )
         a -= a.mean(axis=0)
         b -= b.mean(axis=0)
-        _, vectors = scipy.linalg.eigh(a.T @ a, driver="evd", overwrite_a=True)
-        vectors = vectors[:, ::-1]
-        covariances: NDArray[np.float64] = np.einsum(
-            "un,un->n", vectors, (a.T @ b) @ vectors
-        )
-        return covariances
+        return a.T @ a, a.T @ b
 
-    return split
+    return products
 
 
 def _centered(gram: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -201,17 +203,3 @@ def _centered(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     rows, columns = gram.mean(axis=1, keepdims=True), gram.mean(axis=0)
     centered: NDArray[np.float64] = gram - rows - columns + gram.mean()
     return centered
-
-
-def _responses(argument: str, responses: Any) -> NDArray[np.floating]:
-    array = np.asarray(responses)
-    if array.ndim != 2 or array.dtype.kind not in "fiub" or min(array.shape) < 1:
-        raise invalid_value(
-            argument,
-            "an array of real numbers of shape (stimuli, units)",
-            f"shape {array.shape} and dtype {array.dtype}",
-        )
-    if len(array) < 3:
-        raise invalid_value(argument, "at least three stimuli", f"{len(array)}")
-    require_finite(array, f"Invalid value for argument `{argument}`", "stimuli")
-    return array if array.dtype in ("float32", "float64") else array.astype("float64")
