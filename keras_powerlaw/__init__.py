@@ -1,29 +1,26 @@
 """Keras components that shape a layer's covariance spectrum toward a power law."""
 
 import keras_powerlaw.backends  # noqa: F401
-from keras_powerlaw.jacobian.model import add_jacobian_regularizer
+from keras_powerlaw.attach import (
+    add_spectral_regularizer,
+    remove_spectral_regularizer,
+)
+from keras_powerlaw.jacobian import add_jacobian_regularizer
+from keras_powerlaw.measure import SpectrumMonitor, measure_spectrum
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
 from keras_powerlaw.recordings import (
     CrossValidatedSpectrum,
     cross_validated_spectrum,
 )
+from keras_powerlaw.refresh import EigenbasisRefresh, refresh_eigenbasis
+from keras_powerlaw.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.robustness.evaluate import evaluate_robustness
 from keras_powerlaw.robustness.flags import Flag
 from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.robustness.summary import RobustnessSummary, combine_reports
-from keras_powerlaw.spectral.adding import (
-    add_spectral_regularizer,
-    remove_spectral_regularizer,
-)
-from keras_powerlaw.spectral.callback import EigenbasisRefresh
-from keras_powerlaw.spectral.measuring import measure_spectrum
-from keras_powerlaw.spectral.monitor import SpectrumMonitor
-from keras_powerlaw.spectral.refresh import refresh_eigenbasis
-from keras_powerlaw.spectral.regularizer import SpectralActivityRegularizer
-from keras_powerlaw.spectral.sensitivity import SensitivityMaps, sensitivity_maps
-from keras_powerlaw.spectral.whitening import WhiteningLayer
-from keras_powerlaw.spectral.whitening_refresh import refresh_whitening
+from keras_powerlaw.sensitivity import SensitivityMaps, sensitivity_maps
 from keras_powerlaw.spectrum import Spectrum
+from keras_powerlaw.whitening import WhiteningLayer, refresh_whitening
 
 __version__ = "0.1.0"
 

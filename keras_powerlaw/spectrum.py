@@ -484,6 +484,7 @@ class Covariance:
         keeps_samples: bool = False,
     ) -> None:
         self.count = self.units = 0
+        self.keeps_samples = keeps_samples
         self._dtype = dtype
         self._epsilon = max(epsilon_of(computed_in), epsilon_of(dtype))
         self._kept: list[NDArray[np.floating]] | None = [] if keeps_samples else None

@@ -14,7 +14,7 @@ from keras_powerlaw.plotting.axes import (
     validate_axes,
     validate_kind,
 )
-from keras_powerlaw.spectral.sensitivity import SensitivityMaps
+from keras_powerlaw.sensitivity import SensitivityMaps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_powerlaw.activations import keeping_state
 from keras_powerlaw.arguments import (
     Verbose,
     invalid_value,
@@ -36,8 +37,6 @@ from keras_powerlaw.robustness.logits import classifier_of
 from keras_powerlaw.robustness.problem import Indices, Problem, Settings
 from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.robustness.results import Results
-from keras_powerlaw.support.layers import without_activity_regularizers
-from keras_powerlaw.support.passes import keeping_state
 
 
 def evaluate_robustness(
@@ -193,7 +192,7 @@ def evaluate_robustness(
         _require_reach(settings, strengths[-1], unknown_scale, "pgd" in names)
 
     hold_current_weights(model)
-    with keeping_state(model), without_activity_regularizers(model):
+    with keeping_state(model):
         first = images[: settings.batch_size]
         classifier = classifier_of(model, first)
         classes = classifier(first[:1]).shape[1]

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.activations import Rows, is_array
 from keras_powerlaw.arguments import (
     invalid_value,
     is_finite_number,
@@ -19,7 +20,6 @@ from keras_powerlaw.arguments import (
 from keras_powerlaw.keras_internals import flatten_layers
 from keras_powerlaw.robustness.attacks.table import BY_NAME
 from keras_powerlaw.robustness.problem import Settings
-from keras_powerlaw.support.arrays import Rows, is_array
 
 # Where pixels range from 0 to 1.
 PAPER_STEP_SIZE = 0.01

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from keras_powerlaw.arguments import Tensor, invalid_value
 from keras_powerlaw.keras_internals import last_operation, view_of_layer
-from keras_powerlaw.support.layers import is_sequential_or_functional
+from keras_powerlaw.layers import is_sequential_or_functional
 
 # Maps a batch of tensors to a batch of tensors.
 Function = Callable[[Tensor], Tensor]

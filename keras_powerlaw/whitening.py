@@ -1,4 +1,4 @@
-"""Whitening of a layer's activations."""
+"""Whitening of a layer's activations, eq. (10)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 
+from keras_powerlaw.activations import add_activations
 from keras_powerlaw.arguments import (
     Tensor,
+    Verbose,
     invalid_value,
     is_number,
     validate_boolean,
     validate_number,
+    validate_verbose,
 )
-from keras_powerlaw.backends import count_examples
+from keras_powerlaw.backends import count_examples, of_first_process
+from keras_powerlaw.layers import plain_layers, validate_model
 from keras_powerlaw.penalty import covariance
+from keras_powerlaw.progress import Progress
+from keras_powerlaw.spectrum import Covariance
 from keras_powerlaw.units import to_samples
 
 # The factor was found in all cases where this times ε ‖Σ‖_F was added, with a margin of
@@ -99,6 +105,7 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
         self.use_batch_statistics = validate_boolean(
             "use_batch_statistics", use_batch_statistics
         )
+        self.passes_on = False  # its input, for `refresh_whitening()` to look at
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         if len(input_shape) < 2 or None in input_shape[1:]:
@@ -132,6 +139,8 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
         return "float64" if self.compute_dtype == "float64" else "float32"
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
+        if self.passes_on:
+            return inputs
         activity = to_samples(ops.cast(inputs, self._precision))
         training = training and self.trainable
         if training or self.use_batch_statistics:
@@ -189,3 +198,106 @@ def _with_ridge(sigma: Tensor, ridge: float) -> Tensor:
     smallest = float(precision.tiny) ** 0.5
     ridge = ops.maximum(max(ridge, smallest), MARGIN * float(precision.eps) * norm)
     return sigma + ridge * ops.eye(sigma.shape[0], dtype=sigma.dtype)
+
+
+def refresh_whitening(
+    model: keras.Model,
+    x: Any,
+    *,
+    max_samples: int | None = None,
+    batch_size: int = 1024,
+    seed: int = 0,
+    verbose: Verbose = "auto",
+) -> None:
+    """Renews the statistics with which every `WhiteningLayer` works at inference.
+
+    Their moving averages are of batches that earlier weights have seen. While the
+    weights change, the smallest variances, by whose roots a whitening layer divides,
+    change by the largest factors, and at inference its output is not white. This
+    replaces the averages by μ and Σ over `x`, at the present weights and in inference
+    mode, accumulated in float64: a pass over the data for each layer, in the order of
+    the model's layers. The output is then white on `x`, but for `ridge`.
+
+    Call it after `fit()`, before the model is tested, attacked or saved. Training may
+    go on from there.
+
+    Args:
+        model: A built model with at least one `WhiteningLayer`. One with
+            `use_batch_statistics=True` needs no refresh and gets none.
+        x: The training data; see `measure_spectrum()`.
+        max_samples: Maximum number of examples: a random choice from an array, random
+            batches of a `PyDataset`, the first ones of another data set. It should be
+            many times the number of units. Defaults to all, which an endless data set
+            does not allow.
+        batch_size: Examples per forward pass, for arrays. Defaults to 1024.
+        seed: Seed of the random choice. Defaults to 0.
+        verbose: `"auto"` shows progress when the refresh is slow, 0 never, 1 always.
+            Defaults to `"auto"`.
+
+    Raises:
+        ValueError: If no layer uses moving averages; or if `x` is empty, does not fit
+            the model, is endless or not finite, or has fewer than two examples. The
+            layer whose data these are then keeps its statistics.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_powerlaw as kp
+
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            keras.layers.Dense(50, activation="tanh"),
+            kp.WhiteningLayer(name="white"),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(500, 20)), rng.integers(10, size=500)
+    model.fit(x, y, batch_size=100, epochs=2, verbose=0)
+    kp.refresh_whitening(model, x)
+    print(kp.measure_spectrum(model, x, "white").eigenvalues[:3])
+    ```
+
+    Reference:
+        Nassar et al. (2020), eq. (10), with Σ over the training set.
+    """
+    validate_model(model)
+    layers = [
+        layer
+        for layer in plain_layers(model)
+        if isinstance(layer, WhiteningLayer) and not layer.use_batch_statistics
+    ]
+    if not layers:
+        raise invalid_value(
+            "model",
+            "a model with at least one WhiteningLayer that uses moving averages",
+            f"'{model.name}', which has none",
+        )
+    progress = Progress("Whitening", validate_verbose(verbose))
+    for layer in layers:
+        sigma = Covariance(layer.compute_dtype)
+        layer.passes_on = True
+        try:
+            add_activations(
+                [sigma],
+                model,
+                x,
+                [layer],
+                ["flatten"],
+                batch_size=batch_size,
+                max_samples=max_samples,
+                seed=seed,
+                progress=progress,
+            )
+        finally:
+            layer.passes_on = False
+        for variable, value in (
+            (layer.moving_mean, sigma.mean()),
+            (layer.moving_covariance, sigma.matrix()),
+        ):
+            variable.assign(of_first_process(value.astype(variable.dtype), variable))

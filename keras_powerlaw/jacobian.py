@@ -1,34 +1,24 @@
-"""Adding the Jacobian penalty to an existing model."""
+"""Regularizing the input-output Jacobian, eq. (11)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_powerlaw.activations import select_inputs
 from keras_powerlaw.arguments import (
     Tensor,
     invalid_value,
     is_integer,
     validate_number,
 )
-from keras_powerlaw.backends import share_of_replica
-from keras_powerlaw.jacobian.losses import LossPerExample, loss_per_example
-from keras_powerlaw.jacobian.penalty import (
-    loss_gradient_penalty,
-    output_jacobian_penalty,
-    random_directions,
-    standard_basis,
-)
-from keras_powerlaw.keras_internals import compile_arguments
-from keras_powerlaw.support.batches import select_inputs
-from keras_powerlaw.support.compilation import compile_like
-from keras_powerlaw.support.layers import (
-    is_sequential_or_functional,
-    without_activity_regularizers,
-)
-from keras_powerlaw.support.probe import require_same_outputs
+from keras_powerlaw.backends import share_of_replica, vjp
+from keras_powerlaw.keras_internals import compile_arguments, mask_of
+from keras_powerlaw.layers import is_sequential_or_functional
+from keras_powerlaw.units import to_samples
 
 
 def add_jacobian_regularizer(
@@ -105,7 +95,8 @@ def add_jacobian_regularizer(
     if not is_sequential_or_functional(model) or not _trains_as_keras_does(model):
         raise invalid_value(
             "model",
-            "a Sequential or Functional model, without a training step of its own",
+            "a Sequential or Functional model, without a `compile()` or a training "
+            "step of its own",
             f"{model} (of type {type(model)})",
         )
     if not model.built or len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -123,16 +114,17 @@ def add_jacobian_regularizer(
     if not isinstance(model, keras.Sequential):  # may be in dictionaries
         ends = model.input, model.output
     regularized = JacobianRegularizedModel(*ends, **options)
-    require_same_outputs(model, regularized, [])
     if model.compiled:
-        compile_like(regularized, model, model.optimizer)
+        arguments = {**compile_arguments(model), "optimizer": model.optimizer}
+        regularized.compile(**arguments)
+        regularized.run_eagerly = model.run_eagerly
     return regularized
 
 
 def _trains_as_keras_does(model: keras.Model) -> bool:
     return all(
         getattr(type(model), name) is getattr(keras.Model, name)
-        for name in ("train_step", "test_step", "compute_loss")
+        for name in ("train_step", "test_step", "compute_loss", "compile")
     )
 
 
@@ -201,9 +193,7 @@ class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
 
         def outputs(images: Tensor) -> Tensor:
             images = keras.tree.pack_sequence_as(self.input, [images])
-            # The loss already contains their penalties.
-            with without_activity_regularizers(self):
-                [outputs] = keras.tree.flatten(self(images, training=False))
+            [outputs] = keras.tree.flatten(self(images, training=False))
             return outputs
 
         if self.projections is None:
@@ -239,3 +229,196 @@ class JacobianRegularizedModel(keras.Model):  # type: ignore[misc]
             "beta": self.beta,
             "projections": self.projections,
         }
+
+
+def loss_gradient_penalty(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Mean squared norm of the per-example gradient of the loss.
+
+    1/B Σ_b ‖∂L_b / ∂s_b‖²
+
+    Args:
+        loss: Function from a batch of inputs to the losses L_b of its examples, shape
+            `(batch,)`. L_b must not depend on any example other than s_b.
+        x: The inputs s, floating-point tensor of shape `(batch, …)`.
+
+    Returns:
+        A scalar, float32.
+
+    Reference:
+        Nassar et al. (2020), eq. (11), without its factor β.
+    """
+    losses, product, _ = vjp(loss, x)
+    return ops.mean(_squared_norms(product(ops.ones_like(losses))))
+
+
+def output_jacobian_penalty(
+    outputs: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
+) -> Tensor:
+    """Mean squared Frobenius norm of the Jacobian of the outputs, or its estimate.
+
+    1/B Σ_b C/P Σ_p ‖v_pbᵀ J_b‖²,  J_b = ∂z_b / ∂s_b
+
+    For directions v drawn uniformly from the unit sphere in C dimensions, this is an
+    unbiased estimate of 1/B Σ_b ‖J_b‖². For the C vectors of an orthonormal basis it
+    is exact.
+
+    Args:
+        outputs: Function from a batch of inputs to the outputs z, shape `(batch, C)`.
+        x: The inputs s, floating-point tensor of shape `(batch, …)`.
+        directions: Unit vectors v, tensor of shape `(P, batch, C)`.
+
+    Returns:
+        A scalar, float32.
+
+    Reference:
+        Hoffman et al. (2019), *Robust learning with Jacobian regularization*, without
+        their factor 1/2.
+    """
+    z, product, _ = vjp(outputs, x)
+    count, _, classes = directions.shape
+    norms = [
+        _squared_norms(product(ops.cast(directions[index], z.dtype)))
+        for index in range(count)
+    ]
+    return ops.mean(sum(norms)) * (classes / count)
+
+
+def random_directions(
+    count: int, batch: Tensor, classes: int, seed: keras.random.SeedGenerator
+) -> Tensor:
+    """Random directions, uniform on the unit sphere: `(count, batch, classes)`."""
+    normal = keras.random.normal((count, batch, classes), dtype="float32", seed=seed)
+    return normal / ops.norm(normal, axis=-1, keepdims=True)
+
+
+def standard_basis(batch: Tensor, classes: int) -> Tensor:
+    """The unit vector of each class, for every example: `(classes, batch, classes)`."""
+    eye = ops.eye(classes, dtype="float32")
+    return ops.broadcast_to(eye[:, None], (classes, batch, classes))
+
+
+def _squared_norms(gradients: Tensor) -> Tensor:
+    """Squared norms, `(batch, …)` to `(batch,)`: float32, as float16 is too narrow."""
+    return ops.sum(ops.square(to_samples(ops.cast(gradients, "float32"))), axis=1)
+
+
+# Maps the outputs of a model to the losses of the examples, `(batch,)`.
+LossPerExample = Callable[[Tensor], Tensor]
+
+
+def loss_per_example(loss: Any, y: Any, weight: float = 1.0) -> LossPerExample:
+    """The losses L_b of which the compiled loss is the mean, or the sum.
+
+    Args:
+        loss: What `compile(loss=...)` takes for one output: a name, a function, a
+            `keras.losses.Loss` or its class.
+        y: The labels, a tensor of shape `(batch, …)`.
+        weight: The factor that `compile(loss_weights=...)` gives it.
+
+    Raises:
+        ValueError: When the losses are computed, if there is not one per example.
+    """
+
+    def per_example(outputs: Tensor) -> Tensor:
+        function, dtype, is_sum = _resolved(loss, y, outputs)
+        values = function(_tensor(y, dtype), _tensor(outputs, dtype))
+        examples = outputs.shape[0]
+        # A reduction over the batch leaves a fixed number of values.
+        if not len(values.shape) or values.shape[0] not in (examples, None):
+            raise ValueError(
+                "The Jacobian penalty needs a loss that returns one value per "
+                "example, which does not depend on the others (Dice and Tversky need "
+                f"an `axis` that leaves out 0). Received: loss={loss}, which returns "
+                f"{_described(values)}"
+            )
+        masks = [mask_of(outputs), mask_of(values)]
+        samples = to_samples(_masked(values, masks, is_sum))
+        return weight * (ops.sum if is_sum else ops.mean)(samples, axis=1)
+
+    return per_example
+
+
+def _described(values: Tensor) -> str:
+    if not len(values.shape):
+        return "a scalar"
+    return f"values of shape {tuple(values.shape)}"
+
+
+def _resolved(
+    loss: Any, y: Tensor, outputs: Tensor
+) -> tuple[Callable[[Tensor, Tensor], Tensor], str, bool]:
+    """The loss as Keras applies it: its function, dtype, and whether it is a sum."""
+    if str(loss).lower() in ("crossentropy", "ce"):
+        loss = _cross_entropy_for(y, outputs)
+    loss = keras.losses.get(loss)
+    _refuse_ctc(loss)
+    if isinstance(loss, keras.losses.Loss):
+        # It reduces over the batch; its `call` does not.
+        return loss.call, loss.dtype, loss.reduction == "sum"
+    return _with_equal_ranks(loss), keras.backend.floatx(), False
+
+
+def _refuse_ctc(loss: Any) -> None:
+    is_ctc = loss is keras.losses.ctc or isinstance(loss, keras.losses.CTC)
+    backend = keras.backend.backend()
+    if is_ctc and backend != "jax":
+        raise invalid_value(
+            "loss",
+            "a loss that can be differentiated twice, since the penalty is a gradient "
+            f"itself (on the {backend} backend, CTC cannot; on JAX it can. Or penalize "
+            "the Jacobian of the outputs, by `projections`)",
+            loss,
+        )
+
+
+def _cross_entropy_for(y: Tensor, outputs: Tensor) -> str:
+    if outputs.shape[-1] == 1:
+        return "binary_crossentropy"
+    if len(y.shape) < len(outputs.shape) or y.shape[-1] == 1:
+        return "sparse_categorical_crossentropy"
+    return "categorical_crossentropy"
+
+
+def _with_equal_ranks(
+    function: Callable[[Tensor, Tensor], Tensor],
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loss function as `compile()` wraps it.
+
+    Without this, labels `(batch,)` and outputs `(batch, 1)` are broadcast to
+    `(batch, batch)`. The Loss objects of Keras do it themselves.
+    """
+
+    def wrapped(y: Tensor, outputs: Tensor) -> Tensor:
+        if len(y.shape) < len(outputs.shape):
+            y, outputs = _of_one_rank(y, outputs)
+        else:
+            outputs, y = _of_one_rank(outputs, y)
+        return function(y, outputs)
+
+    return wrapped
+
+
+def _of_one_rank(lower: Tensor, higher: Tensor) -> tuple[Tensor, Tensor]:
+    if len(higher.shape) == len(lower.shape) + 1 and higher.shape[-1] == 1:
+        if len(lower.shape) == 1:
+            return ops.expand_dims(lower, -1), higher
+        return lower, ops.squeeze(higher, axis=-1)
+    return lower, higher
+
+
+def _masked(values: Tensor, masks: list[Tensor | None], is_sum: bool) -> Tensor:
+    """Losses that are zero where a mask is, and in a mean larger for the others."""
+    weights: Tensor = None
+    for mask in masks:
+        if mask is not None:
+            mask = ops.cast(mask, values.dtype)
+            weights = mask if weights is None else weights * mask
+    if weights is None:
+        return values
+    if not is_sum:
+        weights = ops.divide_no_nan(weights, ops.mean(weights))
+    return values * weights
+
+
+def _tensor(value: Any, dtype: str) -> Tensor:
+    return ops.convert_to_tensor(value, dtype=dtype)

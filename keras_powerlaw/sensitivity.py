@@ -12,6 +12,11 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from keras_powerlaw.activations import (
+    InferencePasses,
+    add_activations,
+    input_batches,
+)
 from keras_powerlaw.arguments import (
     Reduction,
     Tensor,
@@ -21,13 +26,11 @@ from keras_powerlaw.arguments import (
     validate_integer,
     validate_verbose,
 )
+from keras_powerlaw.attach import observe
 from keras_powerlaw.backends import vjp
+from keras_powerlaw.layers import find_layer
 from keras_powerlaw.progress import Progress
-from keras_powerlaw.spectral.streaming import stream_covariances
-from keras_powerlaw.spectrum import Spectrum
-from keras_powerlaw.support.batches import input_batches
-from keras_powerlaw.support.layers import find_layer, observe
-from keras_powerlaw.support.passes import InferencePasses
+from keras_powerlaw.spectrum import Covariance, Spectrum
 from keras_powerlaw.units import to_samples, validate_reduction
 
 
@@ -128,18 +131,18 @@ def sensitivity_maps(
     images = validate_integer("images", images, minimum=0)
     verbose = validate_verbose(verbose)
     target = find_layer(model, layer)
-    [statistics] = stream_covariances(
+    sigma = Covariance(target.compute_dtype)
+    add_activations(
+        [sigma],
         model,
         x,
         [target],
         [validate_reduction(reduction)],
         batch_size=batch_size,
-        max_samples=None,
-        seed=0,
         progress=Progress("Sensitivity, covariance", verbose),
     )
-    eigenvalues, eigenvectors = statistics.eigenvectors()
-    rank = Spectrum(eigenvalues, floor=statistics.floor()).rank
+    eigenvalues, eigenvectors = sigma.eigenvectors()
+    rank = Spectrum(eigenvalues, floor=sigma.floor()).rank
     if indices[-1] > rank:
         raise invalid_value(
             "components",
@@ -148,7 +151,7 @@ def sensitivity_maps(
             components,
         )
     chosen = np.array(indices) - 1
-    mean, directions = statistics.mean(), eigenvectors[:, chosen].T
+    mean, directions = sigma.mean(), eigenvectors[:, chosen].T
 
     maps: list[NDArray[np.float32]] = []
     total: Any = 0.0
@@ -164,7 +167,7 @@ def sensitivity_maps(
                 for vector in directions
             ]
         )
-        gradients *= 2 / (statistics.count - 1)
+        gradients *= 2 / (sigma.count - 1)
         total = total + gradients.sum(axis=1)
         kept = sum(part.shape[1] for part in maps)
         maps.append(gradients[:, : max(images - kept, 0)].astype("float32"))

@@ -1,1 +1,0 @@
-"""Jacobian regularization, eq. (11): penalties on input-output sensitivity."""

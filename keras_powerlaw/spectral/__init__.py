@@ -1,1 +1,0 @@
-"""Spectra of activations: the penalty, its eigenbasis, and measurements."""

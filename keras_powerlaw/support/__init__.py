@@ -1,1 +1,0 @@
-"""Helpers that the rest of the package shares; they import none of it."""
