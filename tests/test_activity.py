@@ -8,8 +8,8 @@ from keras import layers, ops
 from models import feature_map, hidden, network
 
 import keras_powerlaw as kp
-from keras_powerlaw.support import memory
-from keras_powerlaw.support.layers import observe
+from keras_powerlaw import arguments as memory
+from keras_powerlaw.attach import observe
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from keras import layers, ops
 from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
-from keras_powerlaw.spectral import sources
+from keras_powerlaw import refresh as sources
 from keras_powerlaw.spectrum import Covariance
 
 UNITS = {"map": 72, "hidden": 24}

@@ -12,7 +12,7 @@ from keras import layers, ops
 from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
-from keras_powerlaw.jacobian.penalty import (
+from keras_powerlaw.jacobian import (
     output_jacobian_penalty,
     random_directions,
     standard_basis,

@@ -15,7 +15,7 @@ from datasets import report_with
 from matplotlib.colors import to_rgba
 
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
-from keras_powerlaw.spectral.sensitivity import SensitivityMaps
+from keras_powerlaw.sensitivity import SensitivityMaps
 from keras_powerlaw.spectrum import Spectrum
 
 MAPS = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 1))
