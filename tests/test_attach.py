@@ -134,10 +134,12 @@ class TestWhatWasSetStays:
 
 
 class Told(Subclassed):
-    """A subclassed model that is told whether it trains."""
+    """A subclassed model whose parts are told whether they train."""
 
     def call(self, x, training=False):
-        return super().call(x)
+        for part in self.parts:
+            x = part(x, training=training)
+        return x
 
 
 class TestEveryKindOfModel:
