@@ -111,8 +111,7 @@ class PowerLawFits:
     def levels(self, n: NDArray[Any]) -> NDArray[np.float64]:
         """The eigenvalues at integers n, as a target; zero beyond `rank`."""
         known = np.append(self.eigenvalues[: self.rank], 0.0)
-        levels: NDArray[np.float64] = known[np.minimum(n, len(known)) - 1]
-        return levels
+        return np.asarray(known[np.minimum(n, len(known)) - 1])
 
     def distance(
         self,
@@ -499,8 +498,7 @@ class Covariance:
 
     def mean(self) -> NDArray[np.float64]:
         """The mean of everything added so far, of shape `(units,)`."""
-        mean: NDArray[np.float64] = self._shift + self._sum / self.count
-        return mean
+        return np.asarray(self._shift + self._sum / self.count)
 
     def matrix(self) -> NDArray[np.floating]:
         """The sample covariance (divisor `count - 1`), of shape `(units, units)`."""
@@ -535,9 +533,8 @@ class Covariance:
         floor = rounding_floor(self._epsilon, largest, self.units, self.count)
         if self._dtype == "float32":
             if self._largest is None:
-                self.eigenvalues(components=1)
-            errors = EIGENVALUE_ERRORS * epsilon_of("float32")
-            floor = max(floor, errors * cast(float, self._largest))
+                self._largest = float(self.eigenvalues(components=1)[0])
+            floor = max(floor, EIGENVALUE_ERRORS * _EPSILON["float32"] * self._largest)
         return floor
 
     def eigenvalues(self, components: int | None = None) -> NDArray[np.float64]:
@@ -600,12 +597,10 @@ class Covariance:
         sums = self._sums()
         symm = scipy.linalg.get_blas_funcs("symm", (sums,))
         directions = np.asarray(directions, self._dtype, order="F")
-        squares = np.einsum(
-            "un,un->n", directions, symm(1.0, sums, directions, lower=True)
-        )
+        products = symm(1.0, sums, directions, lower=True)
+        squares = np.einsum("un,un->n", directions, products)
         squares -= (self._sum @ directions) ** 2 / self.count
-        variances: NDArray[np.float32] = squares / (self.count - 1)
-        return variances.astype("float32")
+        return np.asarray(squares / (self.count - 1), "float32")
 
     def _add(self, centered: NDArray[np.floating]) -> None:
         if self._gram is None:
@@ -637,12 +632,8 @@ class Covariance:
         """That of the covariance, a new matrix, which LAPACK may overwrite."""
         sigma = self._sums() / (self.count - 1)
         syr = scipy.linalg.get_blas_funcs("syr", (sigma,))
-        mean = (self._sum / self.count).astype(self._dtype)
-        scale = -self.count / (self.count - 1)
-        lower: NDArray[np.floating] = syr(
-            scale, mean, lower=True, a=sigma, overwrite_a=True
-        )
-        return lower
+        mean, scale = self._sum / self.count, -self.count / (self.count - 1)
+        return np.asarray(syr(scale, mean, lower=True, a=sigma, overwrite_a=True))
 
 
 def gram_matrix(
