@@ -56,8 +56,7 @@ class PowerLaw:
 
     def levels(self, n: NDArray[Any]) -> NDArray[np.float64]:
         """n^(−α), of real numbers n ≥ 1."""
-        levels: NDArray[np.float64] = np.asarray(n, "float64") ** -self.alpha
-        return levels
+        return np.asarray(np.asarray(n, "float64") ** -self.alpha)
 
 
 def as_target(target: float | Target, argument: str = "target") -> Target:

@@ -187,12 +187,8 @@ def _products_of_units(repeats: list[NDArray[np.floating]]) -> Products:
 
     def products(swapped: NDArray[np.bool_]) -> Pair:
         which = swapped[:, np.newaxis]
-        a, b = (
-            np.where(which, repeats[1 - i], repeats[i]).astype("float64")
-            for i in range(2)
-        )
-        a -= a.mean(axis=0)
-        b -= b.mean(axis=0)
+        a, b = np.where(which, *repeats[::-1]), np.where(which, *repeats)
+        a, b = (each - each.mean(axis=0, dtype="float64") for each in (a, b))
         return a.T @ a, a.T @ b
 
     return products
@@ -201,5 +197,4 @@ def _products_of_units(repeats: list[NDArray[np.floating]]) -> Products:
 def _centered(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     """The Gram matrix of samples from which their means are taken."""
     rows, columns = gram.mean(axis=1, keepdims=True), gram.mean(axis=0)
-    centered: NDArray[np.float64] = gram - rows - columns + gram.mean()
-    return centered
+    return np.asarray(gram - rows - columns + gram.mean())

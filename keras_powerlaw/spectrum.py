@@ -30,7 +30,6 @@ EIGENVALUE_ERRORS = 8
 # Rows of an array that are read at once.
 ROWS = 1024
 
-_UNKNOWN = float("nan"), (float("nan"), float("nan"))
 # Distance from 1 to the next larger number. NumPy does not know bfloat16.
 _EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23}
 
@@ -112,8 +111,7 @@ class PowerLawFits:
     def levels(self, n: NDArray[Any]) -> NDArray[np.float64]:
         """The eigenvalues at integers n, as a target; zero beyond `rank`."""
         known = np.append(self.eigenvalues[: self.rank], 0.0)
-        levels: NDArray[np.float64] = known[np.minimum(n, len(known)) - 1]
-        return levels
+        return np.asarray(known[np.minimum(n, len(known)) - 1])
 
     def distance(
         self,
@@ -156,9 +154,9 @@ class PowerLawFits:
 
     def _complete_fit_range(self) -> None:
         """Validates `fit_range`, or sets the default; for `__post_init__`."""
-        if self.fit_range is None:
-            fit_range = default_fit_range(self.rank)
-        else:
+        # That of Stringer et al. (2019), cut off at the rank.
+        fit_range = (11, max(11, min(500, self.rank)))
+        if self.fit_range is not None:
             fit_range = validate_fit_range(self.fit_range, len(self.eigenvalues))
         object.__setattr__(self, "fit_range", fit_range)
 
@@ -386,13 +384,8 @@ def validate_fit_range(fit_range: Any, units: int) -> tuple[int, int]:
     return (first, last)
 
 
-def default_fit_range(rank: int) -> tuple[int, int]:
-    """That of Stringer et al. (2019), cut off at the rank."""
-    return (11, max(11, min(500, rank)))
-
-
 def fit_power_law(
-    eigenvalues: NDArray[np.float64], first: int, last: int, blocks: int = 10
+    eigenvalues: NDArray[np.float64], first: int, last: int
 ) -> tuple[float, Interval]:
     """Exponent of the power law through eigenvalues `first` … `last` (1-based).
 
@@ -405,26 +398,24 @@ def fit_power_law(
         weights = np.exp(-log_n / 2)
         return float(-np.polyfit(log_n, log_variance, 1, w=weights)[0])
 
-    return _with_interval(exponent, eigenvalues, first, last, blocks, fewest=3)
+    return _with_interval(exponent, eigenvalues, first, last, fewest=3)
 
 
 def fit_curvature(
-    eigenvalues: NDArray[np.float64], first: int, last: int, blocks: int = 10
+    eigenvalues: NDArray[np.float64], first: int, last: int
 ) -> tuple[float, Interval]:
     """Change of the local exponent over eigenvalues `first` … `last` (1-based).
 
     Returns:
         `Spectrum.curvature` and its 95 % interval.
     """
-    length = np.log(last / first) if last > first else 0.0
-    middle = np.log(first * last) / 2 if last > first else 0.0
 
     def curvature(log_n: NDArray[Any], log_variance: NDArray[Any]) -> float:
-        weights = np.exp(-log_n / 2)
+        weights, middle = np.exp(-log_n / 2), np.log(first * last) / 2
         square = np.polyfit(log_n - middle, log_variance, 2, w=weights)[0]
-        return float(-2 * square * length)
+        return float(-2 * square * np.log(last / first))
 
-    return _with_interval(curvature, eigenvalues, first, last, blocks, fewest=4)
+    return _with_interval(curvature, eigenvalues, first, last, fewest=4)
 
 
 def _with_interval(
@@ -432,33 +423,30 @@ def _with_interval(
     eigenvalues: NDArray[np.float64],
     first: int,
     last: int,
-    blocks: int,
     fewest: int,
+    blocks: int = 10,
 ) -> tuple[float, Interval]:
     """A statistic of log n and log λₙ > −∞, and its interval by the jackknife."""
     n = np.arange(first, last + 1)
     selected = eigenvalues[first - 1 : last]
     positive = selected > 0
     if np.sum(positive) < fewest:
-        return _UNKNOWN
+        return np.nan, (np.nan, np.nan)
     log_n, log_variance = np.log(n[positive]), np.log(selected[positive])
     estimate = statistic(log_n, log_variance)
     position = (log_n - log_n[0]) / (log_n[-1] - log_n[0])
     block = np.minimum((position * blocks).astype(int), blocks - 1)
-    kept = [block != b for b in np.unique(block)]
-    jackknifed = np.array(
-        [
-            statistic(log_n[keep], log_variance[keep])
-            for keep in kept
-            if np.sum(keep) >= fewest - 1
-        ]
-    )
+    jackknifed = [
+        statistic(log_n[block != left_out], log_variance[block != left_out])
+        for left_out in np.unique(block)
+        if np.sum(block != left_out) >= fewest - 1
+    ]
     groups = len(jackknifed)
     if groups < 2:
         return estimate, (-np.inf, np.inf)
-    variance = (groups - 1) / groups * np.sum((jackknifed - np.mean(jackknifed)) ** 2)
-    margin = scipy.stats.t.ppf(0.975, groups - 1) * np.sqrt(variance)
-    return estimate, (float(estimate - margin), float(estimate + margin))
+    error = np.sqrt((groups - 1) * np.var(jackknifed))
+    margin = float(scipy.stats.t.ppf(0.975, groups - 1) * error)
+    return estimate, (estimate - margin, estimate + margin)
 
 
 class Covariance:
@@ -511,8 +499,7 @@ class Covariance:
 
     def mean(self) -> NDArray[np.float64]:
         """The mean of everything added so far, of shape `(units,)`."""
-        mean: NDArray[np.float64] = self._shift + self._sum / self.count
-        return mean
+        return np.asarray(self._shift + self._sum / self.count)
 
     def matrix(self) -> NDArray[np.floating]:
         """The sample covariance (divisor `count - 1`), of shape `(units, units)`."""
@@ -547,9 +534,8 @@ class Covariance:
         floor = rounding_floor(self._epsilon, largest, self.units, self.count)
         if self._dtype == "float32":
             if self._largest is None:
-                self.eigenvalues(components=1)
-            errors = EIGENVALUE_ERRORS * epsilon_of("float32")
-            floor = max(floor, errors * cast(float, self._largest))
+                self._largest = float(self.eigenvalues(components=1)[0])
+            floor = max(floor, EIGENVALUE_ERRORS * _EPSILON["float32"] * self._largest)
         return floor
 
     def eigenvalues(self, components: int | None = None) -> NDArray[np.float64]:
@@ -612,12 +598,10 @@ class Covariance:
         sums = self._sums()
         symm = scipy.linalg.get_blas_funcs("symm", (sums,))
         directions = np.asarray(directions, self._dtype, order="F")
-        squares = np.einsum(
-            "un,un->n", directions, symm(1.0, sums, directions, lower=True)
-        )
+        products = symm(1.0, sums, directions, lower=True)
+        squares = np.einsum("un,un->n", directions, products)
         squares -= (self._sum @ directions) ** 2 / self.count
-        variances: NDArray[np.float32] = squares / (self.count - 1)
-        return variances.astype("float32")
+        return np.asarray(squares / (self.count - 1), "float32")
 
     def _add(self, centered: NDArray[np.floating]) -> None:
         if self._gram is None:
@@ -649,12 +633,8 @@ class Covariance:
         """That of the covariance, a new matrix, which LAPACK may overwrite."""
         sigma = self._sums() / (self.count - 1)
         syr = scipy.linalg.get_blas_funcs("syr", (sigma,))
-        mean = (self._sum / self.count).astype(self._dtype)
-        scale = -self.count / (self.count - 1)
-        lower: NDArray[np.floating] = syr(
-            scale, mean, lower=True, a=sigma, overwrite_a=True
-        )
-        return lower
+        mean, scale = self._sum / self.count, -self.count / (self.count - 1)
+        return np.asarray(syr(scale, mean, lower=True, a=sigma, overwrite_a=True))
 
 
 def gram_matrix(
@@ -732,19 +712,10 @@ def real_array(
 
 
 def _batches(samples: Any) -> Iterable[Any]:
-    if hasattr(samples, "__array__") or hasattr(samples, "shape"):
-        if not hasattr(samples, "shape"):
-            samples = np.asarray(samples)
-        if len(samples.shape) != 2:
-            raise invalid_value(
-                "samples",
-                "an array of shape (samples, units), or an iterable of such batches",
-                f"an array of shape {tuple(samples.shape)}",
-            )
+    if getattr(samples, "shape", ()):
         return (samples[i : i + ROWS] for i in range(0, len(samples), ROWS))
-    if not hasattr(samples, "__iter__") or isinstance(samples, str | dict):
+    if not isinstance(samples, Iterable) or isinstance(samples, str | dict):
         raise invalid_value(
             "samples", "an array or an iterable of batches", repr(samples)
         )
-    batches: Iterable[Any] = samples
-    return batches
+    return samples

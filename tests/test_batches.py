@@ -10,8 +10,8 @@ from backend import tensorflow
 from datasets import Batches, tf_dataset
 from keras import layers, ops
 
-from keras_powerlaw.support import samples
 from keras_powerlaw.activations import input_batches
+from keras_powerlaw.support import samples
 from keras_powerlaw.support.samples import EpochSample
 
 MODEL = keras.Sequential([keras.Input((3,), name="rows"), layers.Dense(4)])

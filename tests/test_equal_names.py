@@ -8,9 +8,8 @@ from keras import layers
 from models import compiled, hidden
 
 import keras_powerlaw as kp
-from keras_powerlaw.layers import regularized_layers
+from keras_powerlaw.layers import regularized_layers, unique_names
 from keras_powerlaw.watch import PenaltyWatch
-from keras_powerlaw.layers import unique_names
 
 
 def tower(name, alpha=1.0):

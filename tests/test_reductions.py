@@ -12,9 +12,9 @@ from keras import layers, ops
 from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
+from keras_powerlaw import arguments as memory
 from keras_powerlaw.keras_internals import mask_of
 from keras_powerlaw.spectrum import Covariance
-from keras_powerlaw import arguments as memory
 from keras_powerlaw.units import count_units, to_samples
 
 # XLA takes longer to compile these networks than to run them; JAX knows nothing else.

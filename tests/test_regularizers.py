@@ -10,9 +10,9 @@ from keras import layers, ops
 from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
-from keras_powerlaw.penalty import projected_variances
 from keras_powerlaw import basis as eigenbasis
 from keras_powerlaw.basis import product_dtype
+from keras_powerlaw.penalty import projected_variances
 
 FORMS = ["nearest", "paper", "log"]
 ALPHAS = [0.5, 1.0, 1.5, 2.0]

@@ -11,9 +11,8 @@ from keras import layers, ops
 from models import Subclassed, compiled, feature_map, hidden, network
 
 import keras_powerlaw as kp
-from keras_powerlaw.refresh import covariance_of
-from keras_powerlaw.spectral.schedule import Schedule
 from keras_powerlaw.basis import ActivationWindow
+from keras_powerlaw.spectral.schedule import Schedule
 from keras_powerlaw.spectrum import Degenerate
 
 UNITS = 24
