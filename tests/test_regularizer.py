@@ -203,7 +203,7 @@ class TestTrainingLoss:
         most = 20 * usual + 20 * (form == "log")
         for count in (2, 3, 5, 15):
             most = regularizer.beta if form == "nearest" else most
-            assert max(penalties(count, 5)) <= most
+            assert max(penalties(count, 15)) <= most
 
     def test_takes_the_share_of_the_anchor_from_the_refresh_in_small_batches(
         self, data
