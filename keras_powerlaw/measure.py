@@ -42,17 +42,7 @@ from keras_powerlaw.units import output_units, to_samples, validate_reduction
 
 @overload
 def measure_spectrum(
-    model: keras.Model,
-    x: Any,
-    layer: keras.layers.Layer | str,
-    *,
-    reduction: Reduction = ...,
-    fit_range: tuple[int, int] | None = ...,
-    components: int | None = ...,
-    max_samples: int | None = ...,
-    batch_size: int = ...,
-    seed: int = ...,
-    verbose: Verbose = ...,
+    model: keras.Model, x: Any, layer: keras.layers.Layer | str, **options: Any
 ) -> Spectrum: ...
 
 
@@ -61,18 +51,11 @@ def measure_spectrum(
     model: keras.Model,
     x: Any,
     layer: type[keras.layers.Layer] | Sequence[LayerChoice],
-    *,
-    reduction: Reduction = ...,
-    fit_range: tuple[int, int] | None = ...,
-    components: int | None = ...,
-    max_samples: int | None = ...,
-    batch_size: int = ...,
-    seed: int = ...,
-    verbose: Verbose = ...,
+    **options: Any,
 ) -> dict[str, Spectrum]: ...
 
 
-def measure_spectrum(
+def measure_spectrum(  # type: ignore[misc]
     model: keras.Model,
     x: Any,
     layer: LayerChoice | Sequence[LayerChoice],
