@@ -18,20 +18,22 @@ from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spec
 from keras_powerlaw.spectral.sensitivity import SensitivityMaps
 from keras_powerlaw.spectrum import Spectrum
 
-MAPS = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 1))
+SINGLE = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 1))
+MAPS = SensitivityMaps((1, 10), np.array([2.0, 0.1]), SINGLE, SINGLE.sum(1))
+REPORT = report_with(0.9, fgsm=[0.5, 0.1])
+
+
+def power_law(exponent=1.0, units=200, scale=1.0):
+    return Spectrum(scale * np.arange(1, units + 1.0) ** -exponent)
 
 
 # Each draws what it draws by default, or on one of two axes.
 PLOTS = {
-    "spectrum": lambda axes=None: plot_spectrum(
-        Spectrum(1 / np.arange(1, 51.0)), axes and axes[0]
-    ),
+    "spectrum": lambda axes=None: plot_spectrum(power_law(), axes and axes[0]),
     "robustness": lambda axes=None: plot_robustness(
-        {"plain": report_with(0.9, fgsm=[0.5, 0.1])}, "fgsm", axes and axes[0]
+        {"plain": REPORT}, "fgsm", axes and axes[0]
     ),
-    "sensitivity": lambda axes=None: plot_sensitivity(
-        SensitivityMaps((1, 10), np.array([2.0, 0.1]), MAPS, MAPS.sum(1)), axes
-    ),
+    "sensitivity": lambda axes=None: plot_sensitivity(MAPS, axes),
 }
 
 
@@ -50,11 +52,7 @@ def test_missing_matplotlib_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     message = re.escape("pip install 'keras-powerlaw[plots]'")
     with pytest.raises(ImportError, match=message):
-        plot_spectrum(Spectrum(1 / np.arange(1, 51.0)))
-
-
-def power_law(exponent=1.0, units=200, scale=1.0):
-    return Spectrum(scale * np.arange(1, units + 1.0) ** -exponent)
+        plot_spectrum(power_law())
 
 
 def entries(ax):
@@ -118,6 +116,15 @@ class TestSpectrum:
         np.testing.assert_allclose(dashed.get_ydata(), [1.0, 20**-1.5])
         assert entries(ax)[-1] == "$n^{-1.5}$"
 
+    def test_the_dashed_line_follows_another_spectrum(self, ax):
+        other = power_law(1.3, units=50, scale=7.0)
+        plot_spectrum(power_law(units=50), ax, alpha=other)
+        dashed = ax.lines[-1]
+        n = np.arange(10, 51)
+        np.testing.assert_array_equal(dashed.get_xdata(), n)
+        np.testing.assert_allclose(dashed.get_ydata(), (n / 10) ** -1.3)
+        assert entries(ax)[-1] == "target"
+
     def test_without_tau_nothing_is_shaded_and_the_first_variance_is_one(self, ax):
         plot_spectrum(power_law(scale=3.0), ax, tau=None)
         assert not ax.patches
@@ -128,20 +135,14 @@ class TestSpectrum:
     def test_a_star_marks_the_90_percent_dimension(self, ax):
         spectrum = power_law(1.2)
         plot_spectrum(spectrum, ax)
-        star = ax.lines[1]
+        curve, star, _ = ax.lines
         d = spectrum.dimension_90
-        assert star.get_marker() == "*"
-        np.testing.assert_array_equal(star.get_xdata(), [d])
-        np.testing.assert_allclose(star.get_ydata(), [(d / 10) ** -1.2])
-        assert star.get_color() == ax.lines[0].get_color()
+        assert (star.get_marker(), star.get_color()) == ("*", curve.get_color())
+        np.testing.assert_allclose(star.get_xydata(), [[d, (d / 10) ** -1.2]])
 
     def test_the_legend_gives_the_exponents(self, ax):
         plot_spectrum({"SpecReg": power_law(0.98), "plain": power_law(1.6)}, ax)
-        assert entries(ax) == [
-            "SpecReg (α = 0.98)",
-            "plain (α = 1.60)",
-            "$n^{-1}$",
-        ]
+        assert entries(ax) == ["SpecReg (α = 0.98)", "plain (α = 1.60)", "$n^{-1}$"]
         assert ax.lines[0].get_color() != ax.lines[2].get_color()
 
     def test_one_spectrum_needs_no_label(self, ax):
@@ -167,15 +168,15 @@ class TestSpectrum:
         drawn = np.isfinite(ax.lines[0].get_ydata())
         np.testing.assert_array_equal(drawn, np.arange(54) < 50)
 
-    @pytest.mark.parametrize("tau", [0, -1, 1.5, True])
-    def test_invalid_tau_is_named(self, tau):
-        message = (
-            "Invalid value for argument `tau`. Expected None or an integer of at "
-            f"least 1. Received: tau={tau}"
-        )
-        with pytest.raises(ValueError) as error:
-            plot_spectrum(power_law(), tau=tau)
-        assert str(error.value) == message
+    @pytest.mark.parametrize("option", [{"tau": x} for x in (0, -1, 1.5, True)])
+    def test_invalid_tau_is_named(self, option):
+        message = "argument `tau`. Expected None or an integer of at least 1"
+        with pytest.raises(ValueError, match=message):
+            plot_spectrum(power_law(), **option)
+
+    def test_invalid_alpha_is_named(self):
+        with pytest.raises(ValueError, match="argument `alpha`. Expected a finite"):
+            plot_spectrum(power_law(), alpha="1/n")
 
     @pytest.mark.parametrize(
         "spectra, message",
@@ -202,10 +203,7 @@ class TestSpectrum:
 
 class TestRobustness:
     def test_draws_accuracy_in_percent_from_the_clean_one_on(self, ax):
-        assert (
-            plot_robustness({"plain": report_with(0.9, fgsm=[0.5, 0.1])}, "fgsm", ax)
-            is ax
-        )
+        assert plot_robustness({"plain": REPORT}, "fgsm", ax) is ax
         (curve,) = ax.lines
         np.testing.assert_array_equal(curve.get_xdata(), [0.0, 0.1, 0.2])
         np.testing.assert_allclose(curve.get_ydata(), [90.0, 50.0, 10.0])
@@ -216,8 +214,7 @@ class TestRobustness:
 
     def test_each_label_has_its_own_marker(self, ax):
         labels = ["plain", "eq. (2)", "log"]
-        report = report_with(0.9, fgsm=[0.5, 0.1])
-        plot_robustness(dict.fromkeys(labels, report), "fgsm", ax)
+        plot_robustness(dict.fromkeys(labels, REPORT), "fgsm", ax)
         assert len({curve.get_marker() for curve in ax.lines}) == 3
 
     @pytest.mark.parametrize("draw", ["spectrum", "robustness"])
@@ -227,18 +224,14 @@ class TestRobustness:
             plot_spectrum({"plain": power_law(), "SpecReg": power_law()}, ax)
             curves = ax.lines[:4:2]
         else:
-            report = report_with(0.9, fgsm=[0.5, 0.1])
-            plot_robustness({"plain": report, "SpecReg": report}, "fgsm", ax)
+            plot_robustness({"plain": REPORT, "SpecReg": REPORT}, "fgsm", ax)
             curves = ax.lines
         looks = [(curve.get_color(), curve.get_linestyle()) for curve in curves]
         assert looks == [("black", "--"), ("blue", "-")]
 
     def test_epsilon_zero_is_not_drawn_twice(self, ax):
-        plot_robustness(
-            {"plain": report_with(0.9, epsilons=(0.0, 0.2), fgsm=[0.9, 0.1])},
-            "fgsm",
-            ax,
-        )
+        report = report_with(0.9, epsilons=(0.0, 0.2), fgsm=[0.9, 0.1])
+        plot_robustness({"plain": report}, "fgsm", ax)
         np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0.0, 0.2])
 
     def test_several_seeds_give_a_mean_and_the_sample_standard_deviation(self, ax):
@@ -278,10 +271,7 @@ class TestRobustness:
     )
     def test_names_the_range_of_the_pixels(self, ax, clips, label):
         reports = [
-            dataclasses.replace(
-                report_with(0.9, fgsm=[0.5, 0.1]), settings={"clip": clip}
-            )
-            for clip in clips
+            dataclasses.replace(REPORT, settings={"clip": clip}) for clip in clips
         ]
         plot_robustness({"plain": reports}, "fgsm", ax)
         assert ax.get_xlabel() == label
@@ -304,7 +294,7 @@ class TestRobustness:
             ({}, "fgsm", "argument `reports`. Expected at least one report."),
             ({"a": []}, "fgsm", "Expected at least one report for each label."),
             (
-                {"a": report_with(0.9, fgsm=[0.5, 0.1])},
+                {"a": REPORT},
                 "pgd",
                 r"argument `attack`. Expected an attack in the reports of 'a': "
                 r"\('fgsm',\). Received: attack='pgd'",
@@ -327,44 +317,44 @@ class TestRobustness:
         assert not plt.get_fignums()
 
     def test_a_report_without_a_label_is_refused(self):
-        for reports in report_with(0.9, fgsm=[0.5, 0.1]), {"a": 2}:
+        for reports in REPORT, {"a": 2}:
             with pytest.raises(ValueError, match="by label. Received: reports="):
                 plot_robustness(reports, "fgsm")
 
 
 class TestSensitivity:
-    @pytest.fixture
-    def maps(self):
-        single = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 1))
-        return SensitivityMaps((1, 10), np.array([2.0, 0.1]), single, single.sum(1))
-
-    def test_draws_the_sum_over_images_on_a_scale_symmetric_around_zero(self, maps):
-        axes = plot_sensitivity(maps)
+    def test_draws_the_sum_over_images_on_a_scale_symmetric_around_zero(self):
+        axes = plot_sensitivity(MAPS)
         assert axes.shape == (2,)
-        for ax, total, n in zip(axes, maps.total, (1, 10), strict=True):
+        for ax, total, n in zip(axes, MAPS.total, (1, 10), strict=True):
             (image,) = ax.images
             np.testing.assert_array_equal(image.get_array(), total[..., 0])
             low, high = image.get_clim()
             assert -low == high == np.abs(total).max()
             assert f"lambda_{{{n}}}" in ax.get_title()
 
-    def test_draws_one_image_on_axes_of_its_own(self, maps):
+    def test_draws_one_image_on_axes_of_its_own(self):
         row = plt.figure().subplots(1, 2)
-        axes = plot_sensitivity(maps, row, image=2)
+        axes = plot_sensitivity(MAPS, row, image=2)
         assert list(axes) == list(row)
         np.testing.assert_array_equal(
-            axes[1].images[0].get_array(), maps.maps[1, 2, :, :, 0]
+            axes[1].images[0].get_array(), MAPS.maps[1, 2, :, :, 0]
         )
 
-    def test_errors(self, maps, ax):
-        with pytest.raises(ValueError, match="Expected SensitivityMaps. Received"):
-            plot_sensitivity(maps.maps)
-        with pytest.raises(ValueError, match="Expected Matplotlib's `Axes`. Received"):
-            plot_sensitivity(maps, [ax.figure, ax.figure])
-        with pytest.raises(ValueError, match="Expected None or an integer from 0 to 2"):
-            plot_sensitivity(maps, image=3)
-        with pytest.raises(ValueError, match="Expected 2 axes, one for each map"):
-            plot_sensitivity(maps, [ax])
-        flat = SensitivityMaps((1,), np.ones(1), np.ones((1, 3, 9)), np.ones((1, 9)))
-        with pytest.raises(ValueError, match="Expected maps of images"):
-            plot_sensitivity(flat)
+    @pytest.mark.parametrize(
+        ("maps", "options", "message"),
+        [
+            (SINGLE, {}, "Expected SensitivityMaps. Received"),
+            (MAPS, {"axes": [3, 4]}, "Expected Matplotlib's `Axes`. Received"),
+            (MAPS, {"axes": [3]}, "Expected 2 axes, one for each map"),
+            (MAPS, {"image": 3}, "Expected None or an integer from 0 to 2"),
+            (
+                SensitivityMaps((1,), np.ones(1), np.ones((1, 3, 9)), np.ones((1, 9))),
+                {},
+                "Expected maps of images",
+            ),
+        ],
+    )
+    def test_what_cannot_be_drawn_is_named(self, maps, options, message):
+        with pytest.raises(ValueError, match=message):
+            plot_sensitivity(maps, **options)
