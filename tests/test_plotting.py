@@ -69,16 +69,13 @@ def bands(ax):
 
 
 class TestFigures:
-    @pytest.mark.parametrize("second", PLOTS)
-    @pytest.mark.parametrize("first", PLOTS)
-    def test_every_plot_makes_a_figure_of_its_own(self, first, second):
+    def test_every_plot_makes_a_figure_of_its_own(self):
         other = plt.figure()
         other.subplots().plot([1, 2])
-        drawn = [np.ravel(PLOTS[name]())[0].figure for name in (first, second)]
-        assert len({id(figure) for figure in [other, *drawn]}) == 3
+        drawn = [np.ravel(plot())[0].figure for plot in (*PLOTS.values(),) * 2]
+        assert len({id(figure) for figure in [other, *drawn]}) == 7
         assert len(other.axes) == len(other.axes[0].lines) == 1
-        for name, figure in zip((first, second), drawn, strict=True):
-            assert len(figure.axes) == (2 if name == "sensitivity" else 1)
+        assert [len(figure.axes) for figure in drawn] == [1, 1, 2] * 2
 
     @pytest.mark.parametrize("name", PLOTS)
     def test_axes_that_are_given_are_drawn_on(self, name):
@@ -103,27 +100,20 @@ class TestSpectrum:
         assert ax.get_xlabel() == "principal component n"
         assert ax.get_ylabel() == r"variance / $\lambda_{10}$"
 
-    def test_shades_the_components_that_are_left_free(self, ax):
-        plot_spectrum(power_law(), ax, tau=10)
-        (shading,) = ax.patches
+    @pytest.mark.parametrize(
+        ("target", "n", "name"),
+        [(1.5, [10, 200], "$n^{-1.5}$"), (power_law(1.5, scale=7), None, "target")],
+        ids=["number", "spectrum"],
+    )
+    def test_the_dashed_line_is_the_target_through_tau(self, ax, target, n, name):
+        plot_spectrum(power_law(), ax, tau=10, alpha=target)
+        (shading,), dashed = ax.patches, ax.lines[-1]
         assert (shading.get_x(), shading.get_x() + shading.get_width()) == (1, 10)
-
-    def test_the_dashed_line_is_the_power_law_through_tau(self, ax):
-        plot_spectrum(power_law(), ax, tau=10, alpha=1.5)
-        dashed = ax.lines[-1]
         assert dashed.get_linestyle() == "--"
-        np.testing.assert_array_equal(dashed.get_xdata(), [10, 200])
-        np.testing.assert_allclose(dashed.get_ydata(), [1.0, 20**-1.5])
-        assert entries(ax)[-1] == "$n^{-1.5}$"
-
-    def test_the_dashed_line_follows_another_spectrum(self, ax):
-        other = power_law(1.3, units=50, scale=7.0)
-        plot_spectrum(power_law(units=50), ax, alpha=other)
-        dashed = ax.lines[-1]
-        n = np.arange(10, 51)
+        n = np.arange(10, 201) if n is None else np.array(n)
         np.testing.assert_array_equal(dashed.get_xdata(), n)
-        np.testing.assert_allclose(dashed.get_ydata(), (n / 10) ** -1.3)
-        assert entries(ax)[-1] == "target"
+        np.testing.assert_allclose(dashed.get_ydata(), (n / 10) ** -1.5)
+        assert entries(ax)[-1] == name
 
     def test_without_tau_nothing_is_shaded_and_the_first_variance_is_one(self, ax):
         plot_spectrum(power_law(scale=3.0), ax, tau=None)
@@ -131,6 +121,7 @@ class TestSpectrum:
         assert ax.lines[0].get_ydata()[0] == 1.0
         assert ax.lines[-1].get_xdata()[0] == 1
         assert ax.get_ylabel() == r"variance / $\lambda_{1}$"
+        assert entries(ax)[0] == "α = 1.00"  # one spectrum needs no label
 
     def test_a_star_marks_the_90_percent_dimension(self, ax):
         spectrum = power_law(1.2)
@@ -144,10 +135,6 @@ class TestSpectrum:
         plot_spectrum({"SpecReg": power_law(0.98), "plain": power_law(1.6)}, ax)
         assert entries(ax) == ["SpecReg (α = 0.98)", "plain (α = 1.60)", "$n^{-1}$"]
         assert ax.lines[0].get_color() != ax.lines[2].get_color()
-
-    def test_one_spectrum_needs_no_label(self, ax):
-        plot_spectrum(power_law(), ax)
-        assert entries(ax)[0] == "α = 1.00"
 
     def test_several_seeds_give_a_geometric_mean_and_a_band(self, ax):
         exponents = [0.8, 1.0, 1.5]
@@ -167,38 +154,6 @@ class TestSpectrum:
         plot_spectrum(Spectrum(variances), ax)
         drawn = np.isfinite(ax.lines[0].get_ydata())
         np.testing.assert_array_equal(drawn, np.arange(54) < 50)
-
-    @pytest.mark.parametrize("option", [{"tau": x} for x in (0, -1, 1.5, True)])
-    def test_invalid_tau_is_named(self, option):
-        message = "argument `tau`. Expected None or an integer of at least 1"
-        with pytest.raises(ValueError, match=message):
-            plot_spectrum(power_law(), **option)
-
-    def test_invalid_alpha_is_named(self):
-        with pytest.raises(ValueError, match="argument `alpha`. Expected a finite"):
-            plot_spectrum(power_law(), alpha="1/n")
-
-    @pytest.mark.parametrize(
-        "spectra, message",
-        [
-            ({}, "Expected at least one spectrum."),
-            ({"a": 2}, "Expected a Spectrum, or several by label. Received: spectra=2"),
-            ({"a": []}, "Expected spectra of the same length, at least one, for each"),
-            (
-                {"a": [power_law(units=20), power_law(units=30)]},
-                r"Received: spectra=lengths \[20, 30\] for label 'a'",
-            ),
-            (
-                {"a": power_law(units=9)},
-                "Expected at least 10 eigenvalues above rounding errors, .* "
-                "spectra=9 for label",
-            ),
-        ],
-    )
-    def test_spectra_that_cannot_be_drawn_are_named(self, spectra, message):
-        with pytest.raises(ValueError, match=message):
-            plot_spectrum(spectra)
-        assert not plt.get_fignums()
 
 
 class TestRobustness:
@@ -249,32 +204,22 @@ class TestRobustness:
         np.testing.assert_allclose(band.get_facecolor()[0], color)
 
     @pytest.mark.parametrize(
-        "attack, title, label",
+        ("attack", "clips", "title", "label"),
         [
-            ("fgsm", "FGSM", "ε (max-norm, pixel range 0–1)"),
-            ("pgd", "PGD", "ε (max-norm, pixel range 0–1)"),
-            ("noise", "white noise", "noise standard deviation ε"),
+            ("fgsm", [(0, 1)], "FGSM", "ε (max-norm, pixel range 0–1)"),
+            ("pgd", [(0, 255)], "PGD", "ε (max-norm, pixel range 0–255)"),
+            ("fgsm", [None], "FGSM", "ε (max-norm)"),
+            ("fgsm", [(0, 1), (0, 255)], "FGSM", "ε (max-norm)"),
+            ("noise", [(0, 1)], "white noise", "noise standard deviation ε"),
         ],
     )
-    def test_names_the_attack_and_what_epsilon_is(self, ax, attack, title, label):
-        plot_robustness({"plain": report_with(0.9, **{attack: [0.5, 0.1]})}, attack, ax)
-        assert ax.get_title() == title
-        assert ax.get_xlabel() == label
-
-    @pytest.mark.parametrize(
-        "clips, label",
-        [
-            ([[0.0, 255.0]], "ε (max-norm, pixel range 0–255)"),
-            ([None], "ε (max-norm)"),
-            ([[0.0, 1.0], [0.0, 255.0]], "ε (max-norm)"),
-        ],
-    )
-    def test_names_the_range_of_the_pixels(self, ax, clips, label):
-        reports = [
-            dataclasses.replace(REPORT, settings={"clip": clip}) for clip in clips
-        ]
-        plot_robustness({"plain": reports}, "fgsm", ax)
-        assert ax.get_xlabel() == label
+    def test_names_the_attack_and_what_epsilon_is(
+        self, ax, attack, clips, title, label
+    ):
+        report = report_with(0.9, **{attack: [0.5, 0.1]})
+        reports = [dataclasses.replace(report, settings={"clip": c}) for c in clips]
+        plot_robustness({"plain": reports}, attack, ax)
+        assert (ax.get_title(), ax.get_xlabel()) == (title, label)
 
     def test_the_worst_case_over_the_attacks_is_a_curve_of_its_own(self, ax):
         reports = [
@@ -287,39 +232,6 @@ class TestRobustness:
         np.testing.assert_allclose(line.get_ydata(), [75, *100 * expected])
         np.testing.assert_allclose(expected, [1.25 / 3, 0.0])
         assert ax.get_title() == "worst case"
-
-    @pytest.mark.parametrize(
-        "reports, attack, message",
-        [
-            ({}, "fgsm", "argument `reports`. Expected at least one report."),
-            ({"a": []}, "fgsm", "Expected at least one report for each label."),
-            (
-                {"a": REPORT},
-                "pgd",
-                r"argument `attack`. Expected an attack in the reports of 'a': "
-                r"\('fgsm',\). Received: attack='pgd'",
-            ),
-            (
-                {
-                    "a": [
-                        report_with(0.9, epsilons=(0.2,), fgsm=[0.5]),
-                        report_with(0.9, epsilons=(0.3,), fgsm=[0.5]),
-                    ]
-                },
-                "fgsm",
-                "Expected reports of one label to have the same epsilons.",
-            ),
-        ],
-    )
-    def test_reports_that_cannot_be_drawn_are_named(self, reports, attack, message):
-        with pytest.raises(ValueError, match=message):
-            plot_robustness(reports, attack)
-        assert not plt.get_fignums()
-
-    def test_a_report_without_a_label_is_refused(self):
-        for reports in REPORT, {"a": 2}:
-            with pytest.raises(ValueError, match="by label. Received: reports="):
-                plot_robustness(reports, "fgsm")
 
 
 class TestSensitivity:
@@ -341,20 +253,44 @@ class TestSensitivity:
             axes[1].images[0].get_array(), MAPS.maps[1, 2, :, :, 0]
         )
 
-    @pytest.mark.parametrize(
-        ("maps", "options", "message"),
-        [
-            (SINGLE, {}, "Expected SensitivityMaps. Received"),
-            (MAPS, {"axes": [3, 4]}, "Expected Matplotlib's `Axes`. Received"),
-            (MAPS, {"axes": [3]}, "Expected 2 axes, one for each map"),
-            (MAPS, {"image": 3}, "Expected None or an integer from 0 to 2"),
-            (
-                SensitivityMaps((1,), np.ones(1), np.ones((1, 3, 9)), np.ones((1, 9))),
-                {},
-                "Expected maps of images",
-            ),
-        ],
-    )
-    def test_what_cannot_be_drawn_is_named(self, maps, options, message):
-        with pytest.raises(ValueError, match=message):
-            plot_sensitivity(maps, **options)
+
+FLAT = SensitivityMaps((1,), np.ones(1), np.ones((1, 3, 9)), np.ones((1, 9)))
+OTHERS = [report_with(0.9, epsilons=(x,), fgsm=[0.5]) for x in (0.2, 0.3)]
+LENGTHS = [power_law(units=20), power_law(units=30)]
+NOT_DRAWN = [
+    (
+        lambda: plot_spectrum(power_law(), tau=True),
+        "`tau`. Expected None or an integer of at",
+    ),
+    (lambda: plot_spectrum(power_law(), tau=1.5), "`tau`. Expected None or an int"),
+    (lambda: plot_spectrum(power_law(), alpha="1/n"), "`alpha`. Expected a finite"),
+    (lambda: plot_spectrum({}), "Expected at least one spectrum."),
+    (lambda: plot_spectrum({"a": 2}), "a Spectrum, or several by label. .*spectra=2"),
+    (lambda: plot_spectrum({"a": []}), "spectra of the same length, at least one, for"),
+    (lambda: plot_spectrum({"a": LENGTHS}), r"lengths \[20, 30\] for label 'a'"),
+    (
+        lambda: plot_spectrum({"a": power_law(units=9)}),
+        "at least 10 eigenvalues above rounding errors, .* spectra=9 for label",
+    ),
+    (lambda: plot_robustness({}, "fgsm"), "`reports`. Expected at least one report."),
+    (lambda: plot_robustness({"a": []}, "fgsm"), "at least one report for each label."),
+    (
+        lambda: plot_robustness({"a": REPORT}, "pgd"),
+        r"attack in the reports of 'a': \('fgsm',\). Received: attack='pgd'",
+    ),
+    (lambda: plot_robustness({"a": OTHERS}, "fgsm"), "to have the same epsilons."),
+    (lambda: plot_robustness(REPORT, "fgsm"), "by label. Received: reports="),
+    (lambda: plot_robustness({"a": 2}, "fgsm"), "by label. Received: reports="),
+    (lambda: plot_sensitivity(SINGLE), "Expected SensitivityMaps. Received"),
+    (lambda: plot_sensitivity(MAPS, [3, 4]), "Matplotlib's `Axes`. Received"),
+    (lambda: plot_sensitivity(MAPS, [3]), "Expected 2 axes, one for each map"),
+    (lambda: plot_sensitivity(MAPS, image=3), "None or an integer from 0 to 2"),
+    (lambda: plot_sensitivity(FLAT), "Expected maps of images"),
+]
+
+
+@pytest.mark.parametrize(("draw", "message"), NOT_DRAWN)
+def test_what_cannot_be_drawn_is_named(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+    assert not plt.get_fignums()

@@ -206,10 +206,10 @@ class TestSpectrum:
 
 class TestFromSamples:
     @pytest.mark.parametrize("components", [None, 10, 500])
-    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    @pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
     @pytest.mark.parametrize("shape", SHAPES)
     def test_equals_numpy_whatever_the_batches(self, shape, dtype, components):
-        data = samples_like(shape, dtype=dtype)
+        data = (10 * samples_like(shape)).astype(dtype)
         expected = eigenvalues_of(data)
         tolerance = 1e-12 * expected[0]
         batches = np.array_split(data, 4)
@@ -228,19 +228,6 @@ class TestFromSamples:
         expected = np.linalg.svd(centered, compute_uv=False) ** 2 / 199
         found = Spectrum.from_samples(data, components=150).eigenvalues
         np.testing.assert_allclose(found, expected[:150], rtol=1e-7)
-
-    def test_figures_that_need_other_than_leading_eigenvalues_are_unknown(self):
-        data = samples_like((200, 150), alpha=0.2)
-        spectrum = Spectrum.from_samples(data, components=10)
-        assert np.isnan(spectrum.dimension_90)
-        np.testing.assert_allclose(
-            spectrum.stable_rank, Spectrum.from_samples(data).stable_rank
-        )
-
-    def test_counts_are_numbers(self):
-        counts = np.random.default_rng(0).poisson(3.0, size=(50, 20))
-        spectrum = Spectrum.from_samples(counts)
-        np.testing.assert_allclose(spectrum.eigenvalues, eigenvalues_of(counts))
 
     def test_reads_a_file_in_parts(self, tmp_path):
         data = samples_like((3000, 4))
