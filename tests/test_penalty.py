@@ -209,7 +209,9 @@ class TestVariances:
     def test_small_ones_remain_beside_a_large_mean(self):
         activity = np.random.default_rng(6).normal(size=(100, 20)) * 1e-2 + 50.0
         activity = activity.astype("float32")
-        found = to_numpy(projected_variances(activity, ops.eye(20)))
+        found = to_numpy(
+            projected_variances(ops.convert_to_tensor(activity), ops.eye(20))
+        )
         expected = reference.variances(activity, np.eye(20))
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
@@ -221,6 +223,7 @@ class TestVariances:
 
 def penalty_of(activity, basis=None, alpha=1.0, tau=5, beta=2.0, form="nearest"):
     """Of a batch, along a frozen basis or its own eigenvectors."""
+    activity = ops.convert_to_tensor(activity)
     if basis is None:
         variances = exact_variances(activity)
     else:
