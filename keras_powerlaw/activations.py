@@ -364,8 +364,15 @@ def add_activations(
                 )
         if index == 0:
             widths = [activities[0].shape[1] for activities in observed]
-            if not covariances[0].keeps_samples:
-                require_memory(list(zip(names, widths, strict=True)))
+            most = max_samples if total is None else total * examples
+            require_memory(
+                [
+                    (name, _width(covariance, activities, examples, most))
+                    for name, covariance, activities in zip(
+                        names, covariances, observed, strict=True
+                    )
+                ]
+            )
         for name, units, activities, covariance in zip(
             names, widths, observed, covariances, strict=True
         ):
@@ -387,6 +394,26 @@ def add_activations(
             f"{examples} example(s)",
         )
     progress.finish()
+
+
+def _width(
+    covariance: Covariance,
+    activities: list[NDArray[Any]],
+    examples: int,
+    most: int | None,
+) -> int:
+    """The width of the matrix that a covariance needs in the end.
+
+    Args:
+        covariance: The covariance.
+        activities: What it gets from the first batch.
+        examples: The number of examples in that batch.
+        most: The number of examples in all, at most, or None if it is not known.
+    """
+    units = int(activities[0].shape[1])
+    if most is None or not covariance.keeps_samples:
+        return units
+    return min(units, most * sum(map(len, activities)) // max(examples, 1))
 
 
 def _to_array(activity: Tensor, reduction: Reduction) -> NDArray[Any]:

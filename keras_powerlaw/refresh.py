@@ -540,7 +540,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self.batch_size = batch_size
         self.seed = seed
         folder = validate_optional_path("backup_dir", backup_dir)
-        self.backup = None if folder is None else folder / "eigenbasis.npz"
+        self.backup = None if folder is None else folder / "eigenbasis-backup.npz"
         self.verbose = validate_verbose(verbose)
         self._trained: keras.Model | None = None
         self._course = Course()
