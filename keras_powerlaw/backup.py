@@ -55,8 +55,8 @@ def read_backup(path: Path, model: keras.Model) -> tuple[Course, dict[str, Any]]
         None, with a warning, if there is no file for the weights of `model`.
     """
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
+        with open(path, "rb") as file, np.load(file) as entries:
+            arrays = dict(entries)
         if arrays["weights"] != steps_taken(model):
             raise ValueError(f"it is of step {arrays['weights']}")
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
