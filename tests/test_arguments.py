@@ -210,7 +210,7 @@ def test_layers_in_an_error_are_those_of_the_user(regularized):
 class TestMemory:
     """(units, units) arrays that can't fit are refused before they are made."""
 
-    X = np.ones((9, 8, 8, 2), "float32")
+    X = np.ones((216, 8, 8, 2), "float32")  # of fewer, the samples would be kept
 
     @pytest.fixture
     def installed(self, monkeypatch):

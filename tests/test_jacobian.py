@@ -1,7 +1,6 @@
 """The Jacobian penalties against NumPy, finite differences and closed forms."""
 
 import functools
-import inspect
 
 import keras
 import numpy as np
@@ -177,19 +176,6 @@ def test_batch_norm_and_dropout_see_each_batch_once(data):
 class TestCompiledLoss:
     """The penalty is the squared gradient of what `compile()` makes of the loss."""
 
-    OF_ONE_OUTPUT = [
-        name
-        for name, loss in vars(keras.losses).items()
-        if inspect.isfunction(loss)
-        and name
-        not in {
-            *("get", "serialize", "deserialize"),
-            *("dice", "tversky"),  # of a batch
-            *("circle", "ctc"),
-        }
-        and "categorical" not in name
-    ]
-
     @staticmethod
     def classifier(units, activation, **options):
         keras.utils.set_random_seed(0)
@@ -210,7 +196,9 @@ class TestCompiledLoss:
         found = penalty_of(kp.add_jacobian_regularizer(model, 1.0), x, y)
         np.testing.assert_allclose(found, factor * expected, rtol=1e-3, atol=1e-12)
 
-    @pytest.mark.parametrize("name", [*OF_ONE_OUTPUT, "mse", "bce", "ce"])
+    @pytest.mark.parametrize(
+        "name", ["mse", "bce", "ce", "hinge", "huber", "log_cosh", "poisson"]
+    )
     def test_by_name_for_labels_in_a_row_or_a_column(self, data, name):
         x, y = data[0], (data[1] % 2).astype("float32")
         model = self.classifier(1, "sigmoid", loss=name)
@@ -220,9 +208,7 @@ class TestCompiledLoss:
     @pytest.mark.parametrize(
         "loss",
         [
-            *("ce", "categorical_crossentropy", "hinge", "kl_divergence"),
-            keras.losses.MeanSquaredError,
-            keras.losses.mean_absolute_error,
+            *("ce", "kl_divergence", keras.losses.MeanSquaredError),
             keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
             functools.partial(keras.losses.categorical_crossentropy, from_logits=True),
             lambda y, z: ops.mean((y - z) ** 4, axis=-1),
@@ -300,7 +286,9 @@ class TestCompiledLoss:
 
     def test_that_is_a_scalar_is_refused(self, data):
         regularized = kp.add_jacobian_regularizer(mlp(loss=lambda y, z: ops.mean(z)))
-        with pytest.raises(ValueError, match="one value per example.*returns a scalar"):
+        with pytest.raises(
+            ValueError, match=r"one value per exam.*returns values of shape \(\)"
+        ):
             regularized.evaluate(*data, verbose=0)
 
 
@@ -431,41 +419,35 @@ def two_inputs():
     return keras.Model([one, two], layers.Add()([one, two]))
 
 
-@pytest.mark.parametrize(
-    "model, options, message",
-    [
-        (
-            lambda: OwnStep([keras.Input((INPUTS,)), layers.Dense(CLASSES)]),
-            {},
-            "without .* training step of its own",
+REFUSED = {
+    "its own training step": (
+        lambda: OwnStep([keras.Input((INPUTS,)), layers.Dense(CLASSES)]),
+        "without .* training step of its own",
+    ),
+    "regularized": (
+        lambda: kp.add_jacobian_regularizer(mlp()),
+        "without .* training step of its own",
+    ),
+    "subclassed": (Subclassed, "Expected a Sequential or Functional"),
+    "not built": (
+        lambda: keras.Sequential([layers.Dense(3)]),
+        "Expected a built model.*not built",
+    ),
+    "two inputs": (two_inputs, "Received: .* 2 inputs and 1 outputs"),
+    "integers": (
+        lambda: keras.Sequential(
+            [keras.Input((3,), dtype="int32"), layers.Embedding(4, 2)]
         ),
-        (
-            lambda: kp.add_jacobian_regularizer(mlp()),
-            {},
-            "without .* training step of its own",
-        ),
-        (Subclassed, {}, "Expected a Sequential or Functional"),
-        (
-            lambda: keras.Sequential([layers.Dense(3)]),
-            {},
-            "Expected a built model.*not built",
-        ),
-        (two_inputs, {}, "Received: .* 2 inputs and 1 outputs"),
-        (
-            lambda: keras.Sequential(
-                [keras.Input((3,), dtype="int32"), layers.Embedding(4, 2)]
-            ),
-            {},
-            "Received: .*dtype int32",
-        ),
-        (
-            lambda: keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 3)]),
-            {"projections": 1},
-            r"Expected outputs of shape \(batch, cl",
-        ),
-    ],
-    ids=["step", "twice", "subclassed", "unbuilt", "inputs", "integers", "maps"],
-)
-def test_models_that_can_not_have_it_are_refused(model, options, message):
+        "Received: .*dtype int32",
+    ),
+    "maps": (
+        lambda: keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 3)]),
+        r"Expected outputs of shape \(batch, cl",
+    ),
+}
+
+
+@pytest.mark.parametrize("model, message", REFUSED.values(), ids=REFUSED)
+def test_models_that_can_not_have_it_are_refused(model, message):
     with pytest.raises(ValueError, match=message):
-        kp.add_jacobian_regularizer(model(), **options)
+        kp.add_jacobian_regularizer(model(), projections=1)
