@@ -77,21 +77,6 @@ def carrier_of(model):
     return layer
 
 
-def test_rounding_changes_the_penalty_little(policy, data):
-    model = compiled_model()
-    keras.config.set_dtype_policy("float32")
-    precise = compiled_model()
-    precise.set_weights(model.get_weights())
-    penalties = []
-    for each in (model, precise):
-        kp.refresh_eigenbasis(each, data[0])
-        each(data[0], training=True)
-        penalties.append(float(sum(each.losses)))
-    # bfloat16 keeps 8 bits, of inputs, weights and activations.
-    tolerance = 0.005 if policy.compute_dtype == "float16" else 0.03
-    np.testing.assert_allclose(*penalties, rtol=tolerance)
-
-
 def test_whitening_is_that_of_the_rounded_activations(policy, data):
     layer = kp.WhiteningLayer()
     rounded = ops.cast(data[0], policy.compute_dtype)
@@ -100,10 +85,6 @@ def test_whitening_is_that_of_the_rounded_activations(policy, data):
     assert {dtype_of(weight) for weight in layer.weights} == {"float32"}
     covariance = np.cov(to_numpy(white), rowvar=False)
     np.testing.assert_allclose(covariance, np.eye(12), atol=0.02)
-    samples = to_numpy(rounded)
-    factor = np.linalg.cholesky(np.cov(samples, rowvar=False))
-    expected = np.linalg.solve(factor, (samples - samples.mean(axis=0)).T).T
-    np.testing.assert_allclose(to_numpy(white), expected, rtol=2e-2, atol=2e-2)
     assert np.isfinite(to_numpy(layer(rounded))).all()
 
 
