@@ -16,12 +16,99 @@ Y = np.arange(30) % 3
 
 # What is not an integer of at least 1, and not None.
 NO_COUNTS = (0, -5, 2.5, "3", True, float("nan"))
-NO_SEEDS = (-1, 0.5, "0", True, None)
 NO_NUMBERS = (-1, float("nan"), float("inf"), "1", True, None)
 NO_BOOLEANS = ("no", 1, 0, None)
-# Those of everything that passes data through a model.
-PASS = {"batch_size": (*NO_COUNTS, None), "verbose": ("loud", 2, -1, None, X)}
-SAMPLE = {**PASS, "max_samples": (*NO_COUNTS, 1), "seed": NO_SEEDS}
+NONSENSE = {
+    **dict.fromkeys(["alpha", "beta", "ridge"], NO_NUMBERS),
+    **dict.fromkeys(["every_epochs", "every_steps", "components"], NO_COUNTS),
+    **dict.fromkeys(["batch_size", "tau"], (*NO_COUNTS, None)),
+    **dict.fromkeys(["pgd_steps", "restarts", "noise_draws"], (*NO_COUNTS, None)),
+    **dict.fromkeys(["exact", "checks", "use_batch_statistics"], NO_BOOLEANS),
+    "attacks": ([], "fgsm", ["none"], ["noise"] * 2),
+    "backup_dir": (3, True),
+    "clip": ((1, 0), (0,), "01", (0, float("inf"))),
+    "epsilons": ([], [-1], [0.2, 0.1], "1", [[0.1]]),
+    "fit_range": ((1,), (3, 2), (0, 5), (1, 9), "12"),
+    "form": ("ratio", None, True, ["log"]),
+    "images": (-1, 1.5, "2", True, None),
+    "layers": ([], ()),
+    "max_samples": (*NO_COUNTS, 1),
+    "momentum": (1, -0.1, float("nan"), "0.9", True, None),
+    "norm": (1, "2", True, None),
+    "pgd_step_size": (0, -1, "1", True, float("inf")),
+    "projections": (0, 4, 1.5, "1", True),
+    "reduction": ("rows", None, 3, ["flatten"]),
+    "seed": (-1, 0.5, "0", True, None),
+    "verbose": ("loud", 2, -1, None, X),
+}
+PASS = "batch_size verbose"
+SAMPLE = f"{PASS} max_samples seed"
+EVERY = "every_epochs every_steps"
+# What is called, the arguments of which the above is no value, and more of these.
+CALLS = {
+    "measure_spectrum": (
+        lambda model, _, **bad: kp.measure_spectrum(model, X, "hidden", **bad),
+        f"{SAMPLE} reduction fit_range components",
+        {},
+    ),
+    "SpectrumMonitor": (
+        lambda *_, **bad: kp.SpectrumMonitor(X, **{"layers": "hidden", **bad}),
+        f"{SAMPLE} {EVERY} reduction layers",
+        {},
+    ),
+    "refresh_eigenbasis": (
+        lambda _, regularized, **bad: kp.refresh_eigenbasis(regularized, X, **bad),
+        SAMPLE,
+        {},
+    ),
+    "EigenbasisRefresh": (
+        lambda *_, **bad: kp.EigenbasisRefresh(**{"x": X, **bad}),
+        f"{SAMPLE} {EVERY} backup_dir",
+        {"x": (3, "train", [], iter([X])), "max_samples": ("all",)},
+    ),
+    "sensitivity_maps": (
+        lambda model, _, **bad: kp.sensitivity_maps(
+            model, X, "hidden", **{"components": (1, 2), **bad}
+        ),
+        f"{PASS} images reduction",
+        {"components": ((), (0,), (2, 1), (1, 1), (1.5,), (True,), 2)},
+    ),
+    "SpectralActivityRegularizer": (
+        lambda *_, **bad: kp.SpectralActivityRegularizer(**bad),
+        "alpha tau beta exact form reduction",
+        {},
+    ),
+    "add_spectral_regularizer": (
+        lambda model, _, **bad: kp.add_spectral_regularizer(
+            model, **{"layers": "hidden", "tau": 2, **bad}
+        ),
+        "layers tau exact reduction",
+        {"layers": (None, 2, {}, ["hidden", "hidden"]), "tau": ([1, 2], 9)},
+    ),
+    "add_jacobian_regularizer": (
+        lambda model, _, **bad: kp.add_jacobian_regularizer(model, **bad),
+        "projections",
+        {"beta": NO_NUMBERS[:-1]},
+    ),
+    "WhiteningLayer": (
+        lambda *_, **bad: kp.WhiteningLayer(**bad),
+        "momentum ridge use_batch_statistics",
+        {},
+    ),
+    "evaluate_robustness": (
+        lambda model, _, **bad: kp.evaluate_robustness(
+            model, X, Y, **{"epsilons": [0.1], "attacks": ["noise"], **bad}
+        ),
+        f"{PASS} seed pgd_steps pgd_step_size restarts noise_draws norm clip epsilons "
+        "attacks checks",
+        {},
+    ),
+}
+CASES = [
+    pytest.param(call, argument, values, id=f"{name}-{argument}")
+    for name, (call, common, more) in CALLS.items()
+    for argument, values in (*((a, NONSENSE[a]) for a in common.split()), *more.items())
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,112 +121,6 @@ def model():
 def regularized():
     model = network(hidden(8), shape=(6,), classes=3)
     return kp.add_spectral_regularizer(model, "hidden", tau=2)
-
-
-CALLS = {
-    "measure_spectrum": (
-        lambda model, _, **bad: kp.measure_spectrum(model, X, "hidden", **bad),
-        {
-            **SAMPLE,
-            "reduction": ("rows", None, 3),
-            "fit_range": ((1,), (3, 2), (0, 5), (1, 9), "12"),
-            "components": NO_COUNTS,
-        },
-    ),
-    "SpectrumMonitor": (
-        lambda model, _, **bad: kp.SpectrumMonitor(X, **{"layers": "hidden", **bad}),
-        {
-            **SAMPLE,
-            "every_epochs": NO_COUNTS,
-            "every_steps": NO_COUNTS,
-            "reduction": ("rows", None, 3),
-            "layers": ([], ()),
-        },
-    ),
-    "refresh_eigenbasis": (
-        lambda _, regularized, **bad: kp.refresh_eigenbasis(regularized, X, **bad),
-        SAMPLE,
-    ),
-    "EigenbasisRefresh": (
-        lambda *_, **bad: kp.EigenbasisRefresh(**{"x": X, **bad}),
-        {
-            **SAMPLE,
-            "x": (3, "train", [], iter([X])),
-            "max_samples": (*NO_COUNTS, 1, "all"),
-            "every_epochs": NO_COUNTS,
-            "every_steps": NO_COUNTS,
-            "backup_dir": (3, True),
-        },
-    ),
-    "sensitivity_maps": (
-        lambda model, _, **bad: kp.sensitivity_maps(
-            model, X, "hidden", **{"components": (1, 2), **bad}
-        ),
-        {
-            **PASS,
-            "images": (-1, 1.5, "2", True, None),
-            "components": ((), (0,), (2, 1), (1, 1), (1.5,), (True,), 2),
-            "reduction": ("rows",),
-        },
-    ),
-    "SpectralActivityRegularizer": (
-        lambda *_, **bad: kp.SpectralActivityRegularizer(**bad),
-        {
-            "alpha": NO_NUMBERS,
-            "tau": (*NO_COUNTS, None),
-            "beta": NO_NUMBERS,
-            "exact": NO_BOOLEANS,
-            "form": ("ratio", None, True, ["log"]),
-            "reduction": ("rows", None, ["flatten"]),
-        },
-    ),
-    "add_spectral_regularizer": (
-        lambda model, _, **bad: kp.add_spectral_regularizer(
-            model, **{"layers": "hidden", "tau": 2, **bad}
-        ),
-        {
-            "layers": ([], None, 2, {}, ["hidden", "hidden"]),
-            "tau": (*NO_COUNTS, None, [1, 2], 9),
-            "exact": NO_BOOLEANS,
-            "reduction": ("rows",),
-        },
-    ),
-    "add_jacobian_regularizer": (
-        lambda model, _, **bad: kp.add_jacobian_regularizer(model, **bad),
-        {"beta": NO_NUMBERS[:-1], "projections": (0, 4, 1.5, "1", True)},
-    ),
-    "WhiteningLayer": (
-        lambda *_, **bad: kp.WhiteningLayer(**bad),
-        {
-            "momentum": (1, -0.1, float("nan"), "0.9", True, None),
-            "ridge": NO_NUMBERS,
-            "use_batch_statistics": NO_BOOLEANS,
-        },
-    ),
-    "evaluate_robustness": (
-        lambda model, _, **bad: kp.evaluate_robustness(
-            model, X, Y, **{"epsilons": [0.1], "attacks": ["noise"], **bad}
-        ),
-        {
-            **PASS,
-            "pgd_steps": (*NO_COUNTS, None),
-            "restarts": (*NO_COUNTS, None),
-            "noise_draws": (*NO_COUNTS, None),
-            "pgd_step_size": (0, -1, "1", True, float("inf")),
-            "seed": NO_SEEDS,
-            "norm": (1, "2", True, None),
-            "clip": ((1, 0), (0,), "01", (0, float("inf"))),
-            "epsilons": ([], [-1], [0.2, 0.1], "1", [[0.1]]),
-            "attacks": ([], "fgsm", ["none"], ["noise"] * 2),
-            "checks": NO_BOOLEANS,
-        },
-    ),
-}
-CASES = [
-    pytest.param(call, argument, values, id=f"{name}-{argument}")
-    for name, (call, cases) in CALLS.items()
-    for argument, values in cases.items()
-]
 
 
 @pytest.mark.parametrize("call, argument, values", CASES)
