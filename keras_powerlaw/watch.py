@@ -117,6 +117,8 @@ class PenaltyWatch:
     def _difference(self, refresh: _Observation) -> float:
         """Of the exponent from that of the target, in the same range."""
         spectrum = refresh.spectrum
+        if np.isnan(spectrum.exponent):  # too short for a fit
+            return np.nan
         n = np.arange(1, len(spectrum.eigenvalues) + 1)
         target = Spectrum(self._target.levels(n), spectrum.fit_range)
         return abs(spectrum.exponent - target.exponent)
