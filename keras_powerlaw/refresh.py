@@ -564,14 +564,15 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._steps_in_epoch = 0
-        is_first = self._last_refresh is None
-        if is_first and self.backup is not None:
+        begins = self._last_refresh is None
+        if begins and self.backup is not None:
             # By now, BackupAndRestore has restored the weights.
             resumes = steps_taken(self.model) != self._begins_at
             if state := self.backup.read(self.model, resumes):
                 self._steps, self._last_refresh, self._refreshes, self.renewals = state
-        if is_first and self.x is not None:
+        if begins and self.x is not None:
             self._draw()
+        is_first = self._last_refresh is None
         if self.every_epochs and (epoch % self.every_epochs == 0 or is_first):
             self._refresh(self._steps)
 
