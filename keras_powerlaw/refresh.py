@@ -13,8 +13,8 @@ import numpy as np
 from keras import ops
 
 from keras_powerlaw.activations import (
+    FirstBatches,
     add_activations,
-    first_batches,
     is_endless,
     is_nested_arrays,
     select_inputs,
@@ -662,7 +662,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         if is_random or count is None:
             return self.x
         if self._sample is None:
-            self._sample = first_batches(self.model, self.x, count)
+            self._sample = FirstBatches(self.model, self.x, count)
         return self._sample
 
     def _examples(self) -> int | None:
