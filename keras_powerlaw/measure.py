@@ -24,7 +24,9 @@ from keras_powerlaw.basis import ActivationWindow, creating_state
 from keras_powerlaw.keras_internals import (
     flatten_layers,
     hold_current_weights,
+    retrace,
     set_activity_regularizer,
+    set_sublayer,
     strategy_of,
 )
 from keras_powerlaw.layers import (
@@ -298,6 +300,11 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._steps = 0
         self._watchers: dict[str, ActivationWatcher] = {}
 
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        # Before any of several monitors begins: of a training that was interrupted.
+        release_watchers(model)
+
     def on_train_begin(self, logs: Any = None) -> None:
         self._steps_before = self._steps
         found, _ = find_layers(self.model, self._choice)
@@ -326,8 +333,7 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                     logs[f"{name}_{figure}"] = value
 
     def on_train_end(self, logs: Any = None) -> None:
-        with creating_state(self.model, is_new=bool(self._watchers)):
-            release_watchers(self.model)
+        release_watchers(self.model)
         self._watchers = {}
 
     def _watch(self) -> None:
@@ -352,7 +358,6 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 )
         require_memory(widths)
         with creating_state(self.model):
-            release_watchers(self.model)  # of a training that was interrupted
             for name, layer in self._found.items():
                 self._watchers[name] = ActivationWatcher(self._reduction)
                 self._watchers[name].attach(layer, dict(widths).get(name))
@@ -419,7 +424,8 @@ class ActivationWatcher(
             self.window.open(units)
         present = layer.activity_regularizer
         if isinstance(present, SpectralActivityRegularizer):
-            present.watcher = self
+            self.original = present.watcher
+            set_sublayer(present, "watcher", self)
         else:
             self.original = present
             set_activity_regularizer(layer, self)
@@ -451,10 +457,17 @@ class ActivationWatcher(
 
 
 def release_watchers(model: keras.Model) -> None:
-    """Leaves all layers as they were before a monitor looked at them."""
+    """Leaves all layers as they were before monitors looked at them."""
+    watched = False
     for layer in flatten_layers(model):
-        present = layer.activity_regularizer
-        if isinstance(present, ActivationWatcher):
-            set_activity_regularizer(layer, present.original)
-        elif isinstance(present, SpectralActivityRegularizer):
-            present.watcher = None
+        present = original = layer.activity_regularizer
+        while isinstance(original, ActivationWatcher):
+            original = original.original
+        if original is not present:
+            set_activity_regularizer(layer, original)
+            watched = True
+        elif getattr(present, "watcher", None) is not None:
+            set_sublayer(present, "watcher", None)
+            watched = True
+    if watched:
+        retrace(model)
