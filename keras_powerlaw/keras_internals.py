@@ -228,6 +228,7 @@ def set_sublayer(layer: keras.layers.Layer, name: str, sublayer: Any) -> None:
     was_locked = tracker.locked
     tracker.untrack(getattr(layer, name))
     tracker.unlock()
+    delattr(layer, name)  # where PyTorch had a module, it takes nothing else
     setattr(layer, name, sublayer)
     if was_locked:
         tracker.lock()
