@@ -17,6 +17,7 @@ from keras_powerlaw.arguments import (
     Verbose,
     invalid_value,
     require_memory,
+    validate_intervals,
     validate_optional_integer,
     validate_verbose,
 )
@@ -278,8 +279,8 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         verbose: Verbose = "auto",
     ) -> None:
         super().__init__()
-        self.every_epochs = validate_optional_integer("every_epochs", every_epochs, 1)
-        self.every_steps = validate_optional_integer("every_steps", every_steps, 1)
+        intervals = validate_intervals(every_epochs, every_steps)
+        self.every_epochs, self.every_steps = intervals
         if every_epochs is None and every_steps is None:
             self.every_epochs = 1
         if isinstance(layers, tuple | list) and not layers:

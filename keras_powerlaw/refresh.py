@@ -26,7 +26,7 @@ from keras_powerlaw.arguments import (
     Verbose,
     invalid_value,
     require_memory,
-    validate_optional_integer,
+    validate_intervals,
     validate_optional_path,
     validate_verbose,
 )
@@ -498,13 +498,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         verbose: Verbose = "auto",
     ) -> None:
         super().__init__()
-        self.every_epochs = validate_optional_integer("every_epochs", every_epochs, 1)
-        self.every_steps = validate_optional_integer("every_steps", every_steps, 1)
-        if every_epochs is not None and every_steps is not None:
-            raise ValueError(
-                "Give `every_epochs` or `every_steps`, not both. Received: "
-                f"every_epochs={every_epochs}, every_steps={every_steps}"
-            )
+        intervals = validate_intervals(every_epochs, every_steps)
+        self.every_epochs, self.every_steps = intervals
         if every_epochs is None and every_steps is None and x is not None:
             self.every_epochs, self.every_steps = 1, EVERY_STEPS
         if isinstance(max_samples, str) and max_samples != "auto":
