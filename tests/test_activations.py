@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from backend import tensorflow, to_numpy
-from datasets import Batches, gaussian, tf_dataset
+from datasets import Again, Batches, gaussian, tf_dataset
 from keras import layers, ops
 from models import compiled, hidden, network
 
@@ -41,17 +41,6 @@ class OnDisk:
 
     def __array__(self, *_, **__):
         raise MemoryError
-
-
-class Again:
-    """Batches that can be iterated again, of which no one knows the number."""
-
-    def __init__(self, *batches):
-        self.batches, self.opened = batches, 0
-
-    def __iter__(self):
-        self.opened += 1
-        yield from self.batches
 
 
 class EndlessPyDataset(Batches):
