@@ -1,5 +1,6 @@
 """Batches of any data that `fit()` takes, and passes of them through a model."""
 
+import concurrent.futures
 import threading
 
 import keras
@@ -14,7 +15,6 @@ from models import compiled, hidden, network
 import keras_powerlaw as kp
 from keras_powerlaw.activations import (
     FirstBatches,
-    InferencePasses,
     input_batches,
     keeping_state,
 )
@@ -199,17 +199,6 @@ def states(layer):
     return [to_numpy(ops.stop_gradient(state)) for state in layer.states]
 
 
-MEASUREMENTS = {
-    "spectrum": lambda model, x: kp.measure_spectrum(model, x, "hidden", batch_size=20),
-    "refresh": lambda model, x: kp.refresh_eigenbasis(model, x, batch_size=20)[
-        "hidden"
-    ],
-    "sensitivity": lambda model, x: kp.sensitivity_maps(
-        model, x, "hidden", (1, 2), batch_size=20
-    ),
-}
-
-
 @pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU])
 class TestState:
     @pytest.fixture
@@ -218,13 +207,21 @@ class TestState:
         regularized = hidden(6, kp.SpectralActivityRegularizer(tau=2))
         return keras.Sequential([inputs, kind(6, stateful=True), regularized])
 
-    @pytest.mark.parametrize("name", MEASUREMENTS)
-    def test_goes_from_batch_to_batch_and_is_then_as_before(self, model, name):
+    @pytest.mark.parametrize(
+        "measure",
+        [
+            lambda *of: kp.measure_spectrum(*of, "hidden", batch_size=20),
+            lambda *of: kp.refresh_eigenbasis(*of, batch_size=20)["hidden"],
+            lambda *of: kp.sensitivity_maps(*of, "hidden", (1, 2), batch_size=20),
+        ],
+        ids=["spectrum", "refresh", "maps"],
+    )
+    def test_goes_from_batch_to_batch_and_is_then_as_before(self, model, measure):
         recurrent, x = model.layers[0], gaussian(60, (3, 4))[0]
         model(x[:20])
         before = states(recurrent)
         assert np.abs(before).max() > 0.01
-        found = MEASUREMENTS[name](model, x)
+        found = measure(model, x)
         np.testing.assert_array_equal(states(recurrent), before)
         activity = [to_numpy(ops.stop_gradient(model(b))) for b in np.split(x, 3)]
         expected = np.linalg.eigvalsh(np.cov(np.concatenate(activity), rowvar=False))
@@ -232,40 +229,15 @@ class TestState:
         np.testing.assert_allclose(found.eigenvalues, expected[::-1][:count], rtol=1e-4)
 
 
-class Counter(layers.Layer):
-    """Counts its calls, in inference too."""
-
-    def build(self, shape):
-        self.calls = self.add_weight((), "zeros", trainable=False)
-
-    def call(self, x):
-        self.calls.assign_add(1.0)
-        return x
-
-
-def test_passes_go_on_from_each_other_and_leave_the_model_alone():
-    model = network(Counter(name="counter"))
-    count, passes = model.get_layer("counter").calls, InferencePasses(model)
-    for _ in range(3):
-        passes(gaussian(5)[0])
-    [left] = passes.run(gaussian(5)[0])
-    assert (float(left), float(count)) == (4.0, 0.0)
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_state_that_is_kept_comes_back_even_after_an_error(fails):
-    model = network(Counter(name="counter"), layers.Dropout(0.5))
-    before = [to_numpy(variable) for variable in model.non_trainable_variables]
-    try:
-        with keeping_state(model):
-            model(gaussian(5)[0], training=True)
-            assert float(model.get_layer("counter").calls) == 1.0
-            if fails:
-                raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        assert fails
-    for variable, value in zip(model.non_trainable_variables, before, strict=True):
-        np.testing.assert_array_equal(to_numpy(variable), value)
+def test_state_that_is_kept_comes_back_even_after_an_error():
+    model = network(layers.Dropout(0.5))
+    [seed] = model.non_trainable_variables
+    before = to_numpy(seed)
+    with pytest.raises(KeyboardInterrupt), keeping_state(model):
+        model(gaussian(5)[0], training=True)
+        assert not np.array_equal(to_numpy(seed), before)
+        raise KeyboardInterrupt
+    np.testing.assert_array_equal(to_numpy(seed), before)
 
 
 class Two(layers.Layer):
@@ -312,18 +284,6 @@ class TestSeveralOutputs:
         with pytest.raises(ValueError, match=r"Received: layer='two' \(of type Two\)"):
             kp.measure_spectrum(model, gaussian(20)[0], "two")
 
-    def test_are_measured_in_an_identity_behind_one(self):
-        inputs = keras.Input((3, 4))
-        gru = layers.GRU(6, return_sequences=True, return_state=True)
-        sequence, state = gru(inputs)
-        model = keras.Model(inputs, [sequence, layers.Identity(name="state")(state)])
-        x = gaussian(50, (3, 4))[0]
-        expected = np.cov(to_numpy(ops.stop_gradient(model(x)[1])), rowvar=False)
-        spectrum = kp.measure_spectrum(model, x, "state")
-        np.testing.assert_allclose(
-            spectrum.eigenvalues, np.linalg.eigvalsh(expected)[::-1], rtol=1e-4
-        )
-
 
 def measurements(model, x, y):
     """One figure of each kind, of the model as it is now."""
@@ -337,56 +297,47 @@ def measurements(model, x, y):
 
 
 class TestInCallbacks:
+    DATA = gaussian(40)
+
     @pytest.mark.parametrize("shares", [False, True], ids=["itself", "its layers"])
     def test_the_weights_are_those_that_training_has_reached(self, shares):
-        data = gaussian(40)
         model = compiled(network(hidden(8)), keras.optimizers.SGD(1.0))
         trained = kp.add_jacobian_regularizer(model) if shares else model
         seen, look = [], keras.callbacks.Callback()
         look.on_train_batch_end = look.on_epoch_end = lambda *_, **__: seen.append(
-            measurements(model, *data)
+            measurements(model, *self.DATA)
         )
-        trained.fit(*data, batch_size=20, verbose=0, callbacks=[look])
+        trained.fit(*self.DATA, batch_size=20, verbose=0, callbacks=[look])
         first, *later = seen
-        after = measurements(model, *data)
+        after = measurements(model, *self.DATA)
         np.testing.assert_allclose(later, [after, after], rtol=1e-6)
         assert first[0] != after[0]
 
-    def test_of_evaluation_and_prediction_the_weights_are_the_same(self):
-        data = gaussian(40)
+    def test_they_are_the_same_in_evaluation_and_prediction(self):
         model = compiled(network(hidden(8)))
-        expected = kp.measure_spectrum(model, data[0], "hidden").eigenvalues[0]
+        expected = measurements(model, *self.DATA)
         seen, look = [], keras.callbacks.Callback()
-        look.on_test_batch_end = look.on_predict_batch_end = lambda *_, **__: (
-            seen.append(kp.measure_spectrum(model, data[0], "hidden").eigenvalues[0])
+        look.on_test_batch_end = look.on_predict_end = lambda *_, **__: seen.append(
+            measurements(model, *self.DATA)
         )
-        model.evaluate(*data, batch_size=20, verbose=0, callbacks=[look])
-        model.predict(data[0], batch_size=20, verbose=0, callbacks=[look])
-        np.testing.assert_allclose(seen, [expected] * 4, rtol=1e-6)
+        model.evaluate(*self.DATA, verbose=0, callbacks=[look])
+        model.predict(self.DATA[0], verbose=0, callbacks=[look])
+        np.testing.assert_allclose(seen[-2:], [expected] * 2, rtol=1e-6)
 
 
 def test_threads_measure_one_model_at_once():
     x, _ = gaussian(400)
     model = network(hidden(8, "l2"), hidden(8, name="second"))
-    regularizer = model.layers[0].activity_regularizer
-    names = ["hidden", "second"]
-    expected = [kp.measure_spectrum(model, x, name).eigenvalues for name in names]
-    found, start = {}, threading.Barrier(4)
+    before = [layer.activity_regularizer for layer in model.layers]
+    names = ["hidden", "second"] * 6
+    expected = {name: kp.measure_spectrum(model, x, name) for name in names[:2]}
+    start = threading.Barrier(4)
 
-    def measure(index):
+    def measure(name):
         start.wait()
-        found[index] = [
-            kp.measure_spectrum(model, x, names[index % 2], batch_size=50).eigenvalues
-            for _ in range(3)
-        ]
+        return kp.measure_spectrum(model, x, name, batch_size=50).eigenvalues
 
-    threads = [threading.Thread(target=measure, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for index in range(4):
-        for eigenvalues in found[index]:
-            np.testing.assert_allclose(eigenvalues, expected[index % 2], rtol=1e-4)
-    assert model.layers[0].activity_regularizer is regularizer
-    assert model.layers[1].activity_regularizer is None
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for name, found in zip(names, pool.map(measure, names), strict=True):
+            np.testing.assert_allclose(found, expected[name].eigenvalues, rtol=1e-4)
+    assert [layer.activity_regularizer for layer in model.layers] == before

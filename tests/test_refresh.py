@@ -16,7 +16,7 @@ from models import Subclassed, compiled, feature_map, hidden, network
 import keras_powerlaw as kp
 from keras_powerlaw import refresh
 from keras_powerlaw.refresh import CovarianceOnDevice, covariance_of
-from keras_powerlaw.spectrum import Covariance, Degenerate
+from keras_powerlaw.spectrum import Degenerate
 
 UNITS = 24
 DATA = gaussian(230)
@@ -200,25 +200,20 @@ class TestSchedule:
     @pytest.mark.parametrize(
         "settings, steps",
         [
-            ({}, [0, 20, 30, 50]),
-            ({"every_epochs": 2}, [0]),
+            ({}, [0, 20, 29, 49]),  # every epoch, and every 20 steps
+            ({"every_epochs": 2, "epochs": 3}, [0, 58]),
+            ({"every_epochs": 2, "epochs": 3, "initial_epoch": 1}, [0, 29]),
             ({"every_steps": 13}, [0, 13, 26, 39, 52]),
         ],
         ids=str,
     )
     def test_on_data_begins_with_training(self, settings, steps):
-        callback = kp.EigenbasisRefresh(DATA[0], **settings)
+        every = {k: v for k, v in settings.items() if k.startswith("every")}
+        others = {k: v for k, v in settings.items() if k not in every}
+        callback = kp.EigenbasisRefresh(DATA[0], **every)
         changes = Changes(callback)
-        fit(regularized(), callback, changes, batch_size=8, epochs=2)  # of 29 steps
-        expected = [step - (step > 29) * (settings == {}) for step in steps]
-        assert changes.steps == changes.measured == expected
-
-    @pytest.mark.parametrize("initial, steps", [(0, [0, 10]), (1, [0, 5])])
-    def test_of_every_second_epoch_begins_with_the_first(self, initial, steps):
-        callback = kp.EigenbasisRefresh(DATA[0], every_epochs=2)
-        changes = Changes(callback)
-        fit(regularized(), callback, changes, epochs=4, initial_epoch=initial)
-        assert changes.steps == steps
+        fit(regularized(), callback, changes, batch_size=8, **others)  # of 29 steps
+        assert changes.steps == changes.measured == steps
 
     @pytest.mark.parametrize(
         "units, settings, steps, measured",
@@ -583,10 +578,10 @@ class TestALayerThatDies:
                     layer.kernel.assign(np.zeros((12, UNITS)))
 
         model = regularized(rate=0.0)
-        callback = kp.EigenbasisRefresh(x, every_steps=5)
+        callback = kp.EigenbasisRefresh(x, every_steps=2)
         match = "'hidden' could not be renewed; .*, at 0.01 of its strength. .* smaller"
         with pytest.warns(UserWarning, match=match):
-            logs = fit(model, callback, Kill(), epochs=26 if x is None else 3)
+            logs = fit(model, callback, Kill(), batch_size=230, epochs=12)
         assert np.all(np.isfinite(logs["loss"]))
         assert regularizer_of(model).basis is not None
         model.get_layer("hidden").kernel.assign(gaussian(12, (UNITS,))[0])
