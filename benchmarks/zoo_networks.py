@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from examples.experiments import data
-from examples.experiments.networks import hidden_blocks
+from research import data
+from research.networks import hidden_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +194,7 @@ def load(name, folder):
     """Training and test data, from the folder's `.npz` files if there is one."""
     if name == "templates":
         return templates()
-    path = folder / f"{name}.npz" if folder and name != "digits" else None
+    path = f"{folder}/{name}.npz" if folder and name != "digits" else None
     return data.load(name, path)
 
 
