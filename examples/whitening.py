@@ -83,7 +83,7 @@ def main(argv=None):
                 model, x, "whitened", batch_size=BATCH, verbose=0
             )
             largest, smallest = spectrum.eigenvalues[[0, -1]]
-            rows.append((name, statistics, accuracy))
+            rows.append((name, statistics, smallest))
             print(
                 f"{name:<16} {statistics:<16} {accuracy:.1%} correct, "
                 f"variances {smallest:.2g} to {largest:.2g}",

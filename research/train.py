@@ -27,8 +27,8 @@ from .presets import PRESETS
 from .results import show
 from .runs import run_all
 
-OPTIONS = ("dataset", "seeds", "betas", "architectures", "conditions", "attacked")
-OPTIONS += ("width", "epochs", "learning_rate", "batch_size", "alpha", "tau")
+# All others are those of `settings.select`.
+OWN = ("preset", "smoke", "output", "data_dir")
 
 
 def parser():
@@ -61,8 +61,7 @@ def runs_of(args):
     Args:
         args: What `parser()` returned.
     """
-    given = {key: getattr(args, key) for key in OPTIONS}
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {k: v for k, v in vars(args).items() if k not in OWN and v is not None}
     if args.preset in PRESETS:
         experiment = functools.partial(paper, args.preset)
     else:
