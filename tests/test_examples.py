@@ -68,15 +68,6 @@ def test_stage_of_an_application(capsys):
 
 
 @pytest.mark.slow
-def test_stage_of_a_resnet():
-    arguments = (
-        "--size 32 --images 8 --batch-size 4 --epochs 1 --reduction mean --tau 2"
-    )
-    before, after = resnet.main(arguments.split())
-    assert len(before.eigenvalues) == len(after.eigenvalues) == 256
-
-
-@pytest.mark.slow
 def test_feature_maps(folder):
     exponents = feature_maps.main(["--data-dir", folder, "--epochs", "2"])
     assert list(exponents) == [None, "flatten", "channels", "mean"]

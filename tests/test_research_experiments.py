@@ -110,16 +110,6 @@ def test_best_strength_of_each_condition():
     assert best_strengths(results) == best
 
 
-def test_best_strength_without_images_kept_out():
-    def tested(beta, pgd):
-        found = {"epsilons": [0.02, 0.05], "accuracy": {"pgd": pgd}}
-        settings = trained("last", beta, 0, 0, 0)["settings"]
-        return {"settings": settings, "test_accuracy": 1.0, "robustness": found}
-
-    results = [tested(1.0, [1.0, 0.25]), tested(5.0, [0.75, 0.5])]
-    assert best_strengths(results) == {"last": 5.0}
-
-
 def test_conditions_are_what_they_say():
     def model(architecture, condition):
         chosen = {"architectures": [architecture], "conditions": [condition]}
