@@ -7,6 +7,4 @@ forms with the package's functions on simulated batches.
     closed_forms  expectations for Gaussian activations
     descent       gradient descent on the eigenvalues themselves, simulated
     bases         bases from few examples, simulated
-    network       a network that is trained at three batch sizes
-    tables        the tables
 """

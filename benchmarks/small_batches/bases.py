@@ -1,15 +1,18 @@
 """A basis from few examples, simulated."""
 
 import numpy as np
-
-from keras_powerlaw.spectrum import Covariance
+import scipy.linalg
 
 
 def sample_eigenvectors(variances, examples, rng, block=1000):
     """Sample eigenvalues, and the true variances along the sample eigenvectors."""
-    running = Covariance()
+    total, products = 0.0, 0.0
     for start in range(0, examples, block):
         count = min(block, examples - start)
-        running.update(rng.normal(size=(count, len(variances))) * np.sqrt(variances))
-    eigenvalues, vectors = running.eigenvectors()
+        x = rng.normal(size=(count, len(variances))) * np.sqrt(variances)
+        total, products = total + x.sum(axis=0), products + x.T @ x
+    mean = total / examples
+    sigma = products / examples - np.outer(mean, mean)
+    eigenvalues, vectors = scipy.linalg.eigh(sigma, driver="evd")
+    eigenvalues, vectors = np.maximum(eigenvalues[::-1], 0), vectors[:, ::-1]
     return eigenvalues, variances @ vectors**2
