@@ -10,7 +10,7 @@ from backend import value_and_gradient
 
 import keras_powerlaw as kp
 from benchmarks import __main__ as benchmarks
-from benchmarks import cost, networks, robustness, schedules, zoo
+from benchmarks import networks, robustness, schedules, zoo
 from benchmarks.measuring import Clock
 
 STORED = Path(__file__).parents[1] / "docs" / "benchmarks" / "measurements.jsonl"
@@ -168,11 +168,6 @@ def test_stored_measurements_make_the_page_s_tables(capsys):
     cells = [" | ".join(row[1:10]) for row in rows if len(row) > 10]
     assert len(cells) == 79
     assert [row for row in cells if f"| {row} |" not in page] == []
-
-
-def test_cost_of_a_step_on_gpus(capsys):
-    cost.main(["--gpus"])
-    assert "| 1024 | float32 | 1 |" in capsys.readouterr().out
 
 
 def test_clock_pauses(monkeypatch):
