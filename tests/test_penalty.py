@@ -301,15 +301,8 @@ def unit_variances(activity):
     return to_numpy(projected_variances(activity, basis))
 
 
-def paper_penalties(tails):
-    """Eq. (2) for each row, with β such that it is the sum over the directions."""
-    return ops.vectorized_map(
-        lambda tail: spectral_penalty(tail, tau=TAU, beta=WIDTH, form="paper"), tails
-    )
-
-
 class TestFewExamples:
-    """The closed forms of the page on theory, on simulated batches."""
+    """What the page on theory says of few examples, on simulated batches."""
 
     @pytest.mark.parametrize(
         ("draw", "excess_kurtosis"),
