@@ -5,8 +5,11 @@ from keras_powerlaw.jacobian.model import add_jacobian_regularizer
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
 from keras_powerlaw.robustness.evaluate import evaluate_robustness
 from keras_powerlaw.robustness.flags import Flag
-from keras_powerlaw.robustness.report import RobustnessReport
-from keras_powerlaw.robustness.summary import RobustnessSummary, combine_reports
+from keras_powerlaw.robustness.report import (
+    RobustnessReport,
+    RobustnessSummary,
+    combine_reports,
+)
 from keras_powerlaw.spectral.adding import (
     add_spectral_regularizer,
     remove_spectral_regularizer,

@@ -17,7 +17,7 @@ from keras_powerlaw.plotting.axes import (
     validate_axes,
     validate_kind,
 )
-from keras_powerlaw.robustness.attacks.table import BY_NAME
+from keras_powerlaw.robustness.attacks import BY_NAME
 from keras_powerlaw.robustness.report import RobustnessReport
 
 if TYPE_CHECKING:
