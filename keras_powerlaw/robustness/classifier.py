@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import keras
@@ -45,6 +46,7 @@ class Classifier:
         batch_size: The most images to give it at once.
         programs: What has been compiled, by key. A later evaluation compiles anew:
             nothing tells whether a model has changed since.
+        at_end: What is called when the evaluation ends.
     """
 
     model: keras.Model
@@ -52,6 +54,7 @@ class Classifier:
     classes: int
     batch_size: int
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    at_end: ExitStack = dataclasses.field(default_factory=ExitStack)
 
     def __call__(self, images: Any) -> Tensor:
         """The logits of `images`, in float32."""

@@ -17,8 +17,6 @@ from keras_powerlaw.arguments import (
     Verbose,
     invalid_value,
     is_finite_number,
-    is_number,
-    validate_boolean,
     validate_integer,
     validate_verbose,
 )
@@ -181,7 +179,6 @@ def evaluate_robustness(
     images = _validate_images(x, model, options["clip"])
     strengths = _validate_epsilons(epsilons)
     names = _validate_attacks(attacks)
-    validate_boolean("checks", checks)
     progress = Progress("Robustness", validate_verbose(verbose))
     file = validate_checkpoint(checkpoint)
     if pgd_step_size is None and clip is None and any("pgd" in name for name in names):
@@ -212,7 +209,8 @@ def evaluate_robustness(
             report.checks.update(
                 measure_checks(classifier, data, strengths, chosen, options)
             )
-        _run_attacks(chosen, classifier, data, report, saved, progress)
+        with classifier.at_end:
+            _run_attacks(chosen, classifier, data, report, saved, progress)
     return report
 
 
@@ -312,11 +310,9 @@ def _require_reach(pgd_steps: int, epsilon: float) -> None:
 
 
 def _validate_norm(norm: Any) -> float:
-    if norm == "inf" or (is_number(norm) and norm == np.inf):
-        return np.inf
-    if is_number(norm) and norm == 2:
-        return 2
-    raise invalid_value("norm", '"inf" or 2', repr(norm))
+    if norm not in ("inf", np.inf, 2):
+        raise invalid_value("norm", '"inf" or 2', repr(norm))
+    return 2 if norm == 2 else np.inf
 
 
 def _validate_step_size(size: Any, clip: tuple[float, float] | None) -> float:
@@ -324,9 +320,8 @@ def _validate_step_size(size: Any, clip: tuple[float, float] | None) -> float:
         low, high = clip or (0.0, 1.0)
         return PAPER_STEP_SIZE * (high - low)
     if not is_finite_number(size) or size <= 0:
-        raise invalid_value(
-            "pgd_step_size", "None or a finite number above 0", repr(size)
-        )
+        expected = "None or a finite number above 0"
+        raise invalid_value("pgd_step_size", expected, repr(size))
     return float(size)
 
 
@@ -342,11 +337,6 @@ def _validate_clip(clip: Any) -> tuple[float, float] | None:
 def _validate_model(model: Any) -> None:
     if not isinstance(model, keras.Model) or not model.built:
         raise invalid_value("model", "a built Keras model", model)
-    for side in ("inputs", "outputs"):
-        count = len(getattr(model, side, None) or [None])
-        if count != 1:
-            expected = f"a model with one {side[:-1]}"
-            raise invalid_value("model", expected, f"{count} {side}")
     stateful = [
         layer.name for layer in flatten_layers(model) if getattr(layer, "stateful", 0)
     ]
@@ -363,30 +353,26 @@ def _validate_images(
     x: Any, model: keras.Model, clip: tuple[float, float] | None
 ) -> NDArray[np.float32]:
     images = _as_array("x", x)
-    if images.dtype.kind not in "fiu" or images.ndim < 2 or images.size == 0:
-        received = f"shape {images.shape} and dtype {images.dtype}"
-        raise invalid_value("x", "numbers of shape (M, ...), M > 0", received)
-    # NaN and infinity show up in the extremes, which need no extra memory.
-    low, high = images.min(), images.max()
-    if not np.isfinite([low, high]).all():
-        raise invalid_value("x", "finite numbers", "an array with NaN or infinity")
-    inputs = getattr(model, "inputs", None)
-    expected = tuple(inputs[0].shape[1:]) if inputs else images.shape[1:]
-    if len(expected) != images.ndim - 1 or any(
-        size not in (None, received)
-        for size, received in zip(expected, images.shape[1:], strict=True)
-    ):
-        raise invalid_value(
-            "x",
-            f"images of the model's input shape {expected}",
-            f"images of shape {images.shape[1:]}",
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) == 1 and not keras.tree.is_nested(inputs[0]):
+        expected = tuple(inputs[0].shape[1:])
+        fits = len(expected) == images.ndim - 1 and all(
+            size in (None, received)
+            for size, received in zip(expected, images.shape[1:], strict=True)
         )
-    if clip is not None and (low < clip[0] or high > clip[1]):
+        if not fits:
+            raise invalid_value(
+                "x",
+                f"images of the model's input shape {expected}",
+                f"images of shape {images.shape[1:]}",
+            )
+    # NaN and infinity are not within it either.
+    if clip is not None and not (clip[0] <= images.min() <= images.max() <= clip[1]):
         raise invalid_value(
             "x",
             f"pixel values within clip={clip} (for others, give `clip=(low, high)`, "
             "and epsilons in the same units)",
-            f"values from {low:g} to {high:g}",
+            f"values from {images.min():g} to {images.max():g}",
         )
     return images.astype(np.float32, copy=False)
 
@@ -396,20 +382,20 @@ def _validate_labels(y: Any, count: int, classes: int) -> NDArray[np.int64]:
     if labels.shape == (count, 1):  # as in `keras.datasets.cifar10`
         labels = labels[:, 0]
     if labels.shape != (count,):
-        one_hot = labels.shape == (count, classes)
-        hint = "; for one-hot labels give `y.argmax(axis=1)`" if one_hot else ""
         raise invalid_value(
-            "y", f"integer labels of shape ({count},){hint}", f"shape {labels.shape}"
+            "y",
+            f"integer labels of shape ({count},) (for one-hot labels give "
+            "`y.argmax(axis=1)`)",
+            f"shape {labels.shape}",
         )
-    if labels.dtype.kind not in "bfiu" or not np.array_equal(labels, np.round(labels)):
-        raise invalid_value("y", "integer labels", labels)
-    if labels.min() < 0 or labels.max() >= classes:
+    integers = labels.astype(np.int64)
+    if np.any(integers != labels) or not 0 <= labels.min() <= labels.max() < classes:
         raise invalid_value(
             "y",
             f"labels from 0 to {classes - 1}, one for each output of the model",
             f"labels from {labels.min():g} to {labels.max():g}",
         )
-    return labels.astype(np.int64)
+    return integers
 
 
 def _validate_epsilons(epsilons: Any) -> list[float]:
@@ -418,9 +404,9 @@ def _validate_epsilons(epsilons: Any) -> list[float]:
         values.dtype.kind not in "fiu"
         or values.ndim != 1
         or values.size == 0
-        or not np.isfinite(values).all()
-        or values[0] < 0
-        or not np.all(values[1:] > values[:-1])
+        or not values[0] >= 0
+        or not np.all(np.diff(values) > 0)
+        or not np.isfinite(values[-1])
     ):
         raise invalid_value(
             "epsilons",
@@ -452,10 +438,9 @@ def _validate_attacks(attacks: Any) -> list[str]:
 def _as_array(argument: str, value: Any) -> NDArray[Any]:
     """An array of any kind as one of NumPy."""
     if ops.is_tensor(value):
-        array: NDArray[Any] = ops.convert_to_numpy(value)
-        return array
-    if hasattr(value, "toarray"):  # a sparse matrix
-        return np.asarray(value.toarray())
+        value = ops.convert_to_numpy(value)
+    elif hasattr(value, "toarray"):  # a sparse matrix
+        value = value.toarray()
     is_array = hasattr(value, "__array__") or isinstance(value, list | tuple)
     if isinstance(value, keras.utils.PyDataset) or (
         hasattr(value, "__iter__") and not is_array

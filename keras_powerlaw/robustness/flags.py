@@ -82,12 +82,20 @@ def find_flags(
         reach: How far all PGD steps together can move a pixel.
     """
     count, clean = clean_correct.size, float(clean_correct.mean())
-    return [
-        *_rising(epsilons, clean, accuracy, _least_share(CHANGED, count)),
-        *_beaten(epsilons, correct, accuracy, _least_share(BEATEN, count), reach),
-        *_overstated(epsilons, correct, _least_share(OVERSTATED, count)),
-        *_measured(checks),
+    findings = [
+        *_rises(clean, accuracy, _least_share(CHANGED, count)),
+        *_gaps(correct, accuracy, _least_share(BEATEN, count)),
+        *_overstated(correct, _least_share(OVERSTATED, count)),
     ]
+    flags = []
+    for name, gaps, least, finding, advice in findings:
+        at = int(gaps.argmax())
+        if gaps[at] >= least:
+            words = finding.format(epsilon=epsilons[at], share=_percent(gaps[at]))
+            if name.endswith("beats pgd") and reach < 0.999 * epsilons[at]:
+                advice = SHORT_OF_REACH.format(reach=reach)
+            flags.append(Flag(name, float(gaps[at]), words, advice))
+    return [*flags, *_measured(checks)]
 
 
 def _least_share(share: float, count: int) -> float:
@@ -95,86 +103,68 @@ def _least_share(share: float, count: int) -> float:
     return max(share, 3 / count)
 
 
-def _rising(
-    epsilons: NDArray[np.float64],
-    clean: float,
-    accuracy: Mapping[str, NDArray[np.float64]],
-    least: float,
-) -> Iterator[Flag]:
+# The name of a flag, its figure at each ε, the least figure that raises it, the
+# finding with places for ε and the figure, and advice.
+Finding = tuple[str, NDArray[np.float64], float, str, str]
+
+
+def _rises(
+    clean: float, accuracy: Mapping[str, NDArray[np.float64]], least: float
+) -> Iterator[Finding]:
     for name, values in accuracy.items():
         curve = np.concatenate([[clean], values])
-        rises = curve - np.minimum.accumulate(curve)
-        at = int(rises.argmax())
-        if rises[at] >= least:
-            yield Flag(
-                "accuracy rises",
-                float(rises[at]),
-                f"Under {name}, accuracy at ε = {epsilons[at - 1]:g} is "
-                f"{_percent(rises[at])} above that at a smaller ε.",
-                "A stronger attack cannot do worse: this one fails at large ε. Report "
-                "the worst case over stronger attacks.",
-            )
+        rises = values - np.minimum.accumulate(curve)[:-1]
+        yield (
+            "accuracy rises",
+            rises,
+            least,
+            f"Under {name}, accuracy at ε = {{epsilon:g}} is {{share}} above that at a "
+            "smaller ε.",
+            "A stronger attack cannot do worse: this one fails at large ε. Report the "
+            "worst case over stronger attacks.",
+        )
 
 
-def _beaten(
-    epsilons: NDArray[np.float64],
+def _gaps(
     correct: Mapping[str, NDArray[np.bool_]],
     accuracy: Mapping[str, NDArray[np.float64]],
     least: float,
-    reach: float,
-) -> Iterator[Flag]:
+) -> Iterator[Finding]:
+    """Where an attack that does not climb beats PGD."""
     ran = [attack for attack in ATTACKS if attack.name in correct]
+    # The last one also counts the images that those before it broke.
     strong = [attack.name for attack in ran if attack.follows_up and attack.white_box]
-    if "pgd" not in correct and not strong:
-        return
-    # The last strong attack also counts the images that those before it broke.
-    reference = "pgd" if "pgd" in correct else strong[-1]
-    for attack in ran:
-        name, against = attack.name, reference
+    climbers = [*strong[-1:], *(["pgd"] if "pgd" in correct else [])]
+    for attack in ran if climbers else []:
+        name = attack.name
         if attack.iterative:
             continue
         if attack.follows_up:  # image by image, against all attacks before it
-            against = strong[-1] if strong else "pgd"
-            unbroken = np.logical_and.accumulate(correct[against], axis=0)
-            gaps = (unbroken & ~correct[name]).mean(axis=1)
-            finding = "{name} breaks {share} of the images that {against} leaves."
+            against = climbers[0]
+            left = np.logical_and.accumulate(correct[against], axis=0)
+            gaps = (left & ~correct[name]).mean(axis=1)
+            finding = f"{name} breaks {{share}} of the images that {against} leaves."
         else:
+            against = climbers[-1]
             gaps = accuracy[against] - accuracy[name]
-            finding = "{name} breaks {share} more of the images than {against} does."
-        at = int(gaps.argmax())
-        if gaps[at] >= least:
-            finding = finding.format(
-                name=name, share=_percent(gaps[at]), against=against
-            )
-            short = against == "pgd" and reach < 0.999 * epsilons[at]
-            yield Flag(
-                f"{name} beats {against}",
-                float(gaps[at]),
-                f"At ε = {epsilons[at]:g}, {finding}",
-                SHORT_OF_REACH.format(reach=reach) if short else MISLEADING,
-            )
+            finding = f"{name} breaks {{share}} more of the images than {against} does."
+        finding = "At ε = {epsilon:g}, " + finding
+        yield f"{name} beats {against}", gaps, least, finding, MISLEADING
 
 
 def _overstated(
-    epsilons: NDArray[np.float64],
-    correct: Mapping[str, NDArray[np.bool_]],
-    least: float,
-) -> Iterator[Flag]:
-    strong = [
-        correct[attack.name]
-        for attack in ATTACKS
-        if attack.follows_up and attack.name in correct
-    ]
-    if "pgd" not in correct or not strong:
-        return
-    gaps = (correct["pgd"] & ~np.logical_and.reduce(strong)).mean(axis=1)
-    at = int(gaps.argmax())
-    if gaps[at] >= least:
-        yield Flag(
+    correct: Mapping[str, NDArray[np.bool_]], least: float
+) -> Iterator[Finding]:
+    strong = [attack.name for attack in ATTACKS if attack.follows_up]
+    rows = [correct[name] for name in strong if name in correct]
+    if "pgd" in correct and rows:
+        gaps = (correct["pgd"] & ~np.logical_and.reduce(rows)).mean(axis=1)
+        yield (
             "pgd overstates",
-            float(gaps[at]),
-            f"At ε = {epsilons[at]:g}, the strong attacks break {_percent(gaps[at])} "
-            "of the images that pgd leaves.",
+            gaps,
+            least,
+            "At ε = {epsilon:g}, the strong attacks break {share} of the images that "
+            "pgd leaves.",
             "Report the worst case over the attacks.",
         )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -193,14 +192,13 @@ class PgdOnCrossEntropy(Attack):
         self, classifier: Classifier, batch: Batch, epsilon: float, start: int = 0
     ) -> NDArray[np.bool_]:
         images, labels, indices = batch
-        low, high = self.limits
         points = images
         size = self.pgd_step_size
         if start:  # from a random point, with steps in proportion to ε
             size = 2.5 * epsilon / self.pgd_steps
             key = [self.seed, list(LOSSES).index(self.loss), start, seed_of(epsilon)]
             offsets = ball_points(self.norm, images.shape[1:], key, indices)
-            points = np.clip(images + np.float32(epsilon) * offsets, low, high)
+            points = np.clip(images + np.float32(epsilon) * offsets, *self.limits)
         take_steps = classifier.compiled(
             ("pgd", self.loss, self.norm), self._take_steps
         )
@@ -209,13 +207,10 @@ class PgdOnCrossEntropy(Attack):
         for done in range(0, self.pgd_steps, STEPS_BETWEEN_LOOKS):
             points, broken = take_steps(
                 points,
-                np.zeros(len(active), dtype=bool),
                 images[active],
                 labels[active],
                 np.float32(epsilon),
                 np.float32(min(size, epsilon)),
-                np.float32(low),
-                np.float32(high),
                 np.int32(min(STEPS_BETWEEN_LOOKS, self.pgd_steps - done)),
             )
             unbroken[active[broken]] = False
@@ -229,13 +224,10 @@ class PgdOnCrossEntropy(Attack):
         self,
         forward: Tensor,
         points: Tensor,
-        broken: Tensor,
         images: Tensor,
         labels: Tensor,
         epsilon: Tensor,
         size: Tensor,
-        low: Tensor,
-        high: Tensor,
         steps: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Takes some steps, in which a misclassified point no longer moves."""
@@ -250,12 +242,15 @@ class PgdOnCrossEntropy(Attack):
             defined = ops.logical_not(ops.any(ops.isnan(logits), axis=-1))
             broken = ops.logical_or(broken, ops.logical_and(missed, defined))
             moved = projected_step(
-                points, gradient, images, epsilon, size, (low, high), self.norm
+                points, gradient, images, epsilon, size, self.limits, self.norm
             )
             stays = ops.reshape(broken, (-1, *[1] * (len(points.shape) - 1)))
             return ops.where(stays, points, moved), broken
 
-        state: tuple[Tensor, Tensor] = ops.fori_loop(0, steps, step, (points, broken))
+        none_broken = ops.zeros_like(labels, dtype="bool")
+        state: tuple[Tensor, Tensor] = ops.fori_loop(
+            0, steps, step, (points, none_broken)
+        )
         return state
 
 
@@ -314,8 +309,8 @@ def _without_weights(classifier: Classifier) -> Callable[[Tensor], Tensor]:
     """The logits on TensorFlow, as a function whose graph holds no weights.
 
     cleverhans keeps the graph of every function that it has attacked, and a graph keeps
-    the variables that it reads. These are copies, which become empty when the
-    classifier is no longer used.
+    the variables that it reads. These are copies, which become empty when
+    the evaluation ends.
     """
     import tensorflow as tf
 
@@ -324,8 +319,7 @@ def _without_weights(classifier: Classifier) -> Callable[[Tensor], Tensor]:
         tf.Variable(variable.value, trainable=False, shape=tf.TensorShape(None))
         for variable in variables
     ]
-    weakref.finalize(classifier, _empty, copies).atexit = False
-    attacked = weakref.proxy(classifier)  # or it would never end
+    classifier.at_end.callback(_empty, copies)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def logits(images: Tensor) -> Tensor:
@@ -334,7 +328,7 @@ def _without_weights(classifier: Classifier) -> Callable[[Tensor], Tensor]:
             for copy, variable in zip(copies, variables, strict=True)
         ]
         with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
-            outputs = attacked(images)
+            outputs = classifier(images)
         for variable, value, copy in zip(variables, values, copies, strict=True):
             changed = scope.get_current_value(variable)
             if changed is not value:  # the state of a random generator
