@@ -18,14 +18,13 @@ from keras_powerlaw import evaluate_robustness
 from keras_powerlaw.plotting import plot_robustness
 from keras_powerlaw.robustness import attacks, evaluate
 from keras_powerlaw.robustness.attacks import ATTACKS, BY_NAME, gradient
-from keras_powerlaw.robustness.attacks.attack import Attack, Batch, ball_points
+from keras_powerlaw.robustness.attacks.attack import Attack, ball_points
 from keras_powerlaw.robustness.attacks.gradient import (
     Fgsm,
     Pgd,
     PgdOnCrossEntropy,
     step_by_step,
 )
-from keras_powerlaw.robustness.attacks.noise import UniformNoise
 from keras_powerlaw.robustness.attacks.toolbox import AutoPgd, Square
 
 PIXELS, CLASSES = 12, 3
@@ -225,9 +224,9 @@ class TestPaperAttacks:
         assert not {id(v.value) for v in model.variables} & set(map(id, copies))
 
         def sizes():
-            return [copy.read_value().shape.num_elements() for copy in copies]
+            return sorted(copy.read_value().shape.num_elements() for copy in copies)
 
-        assert sizes() == [200, 50, 150, 3]
+        assert sizes() == [3, 50, 150, 200]
         classifier.at_end.close()
         assert sizes() == [0, 0, 0, 0]
 
@@ -361,14 +360,6 @@ class TestNoise:
         # Of a three-dimensional ball, an eighth lies within half the radius.
         assert abs((lengths < 0.5).mean() - 1 / 8) < 0.02
         np.testing.assert_allclose(points.mean(axis=0), 0, atol=0.04)
-
-    @pytest.mark.parametrize("norm, epsilon", [(np.inf, 0.1), (2, 0.5)])
-    def test_uniform_noise_stays_in_the_ball(self, on_digits, norm, epsilon):
-        classifier, data = on_digits
-        noisy = UniformNoise(norm=norm).perturb(classifier, data, epsilon, 0)
-        change = (noisy - data.images).reshape(100, -1)
-        lengths = np.linalg.norm(change, ord=norm, axis=1)
-        assert 0.5 * epsilon < lengths.max() <= epsilon + 1e-6
 
 
 class TestToolbox:
@@ -504,9 +495,3 @@ class TestANewAttack:
         np.testing.assert_array_equal(report.worst_case[0], report.clean_correct)
         axes = plot_robustness({"net": report}, "inverted")
         assert axes.get_title() == "negative"
-
-
-def test_a_batch_is_some_of_the_images(images):
-    batch = Batch(images, np.arange(60), np.arange(60)).take(np.array([3, 5]))
-    np.testing.assert_array_equal(batch.images, images[[3, 5]])
-    assert batch.labels.tolist() == batch.indices.tolist() == [3, 5]

@@ -126,7 +126,7 @@ class TestLogits:
                 'keras.layers.Activation("sigmoid")])`). Received: model=outputs of '
                 "shape (60, 1)",
             ),
-            (keras.layers.Reshape((3, 4)), "outputs of shape (60, 3, 4)"),
+            (keras.layers.Reshape((3, 4)), "and shape (60, 3, 4)"),
             (
                 lambda h: keras.ops.exp(h) / keras.ops.sum(keras.ops.exp(h), 1, True),
                 "a model that returns logits; give the model without its softmax",

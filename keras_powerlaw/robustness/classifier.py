@@ -171,58 +171,30 @@ def classifier_of(
             probabilities whose logits cannot be had.
     """
     outputs = model(images, training=False)
-    if not ops.is_tensor(outputs):
-        raise invalid_value(
-            "model", "a model with one output", f"outputs of type {type(outputs)}"
-        )
-    shape = tuple(outputs.shape)
-    ending = _ending_of(model)
-    if ending is not None and not _is_exact(ending, images):
-        ending = None
-    activation = ending and ending.activation
+    shape = tuple(getattr(outputs, "shape", ()))
+    logits, activation = _ending_of(model) or (None, None)
     if len(shape) != 2:
         raise invalid_value(
             "model",
-            "a model with outputs of shape (batch, classes) and at least 2 classes",
-            f"outputs of shape {shape}",
+            "a model with one output, of shape (batch, classes) with at least 2 "
+            "classes",
+            f"outputs of type {type(outputs)} and shape {shape}",
         )
-    if shape[1] == 1 and activation != "sigmoid":
-        raise invalid_value(
-            "model",
-            "a model of at least 2 classes, with outputs of shape (batch, classes), or "
-            "one that ends in a single sigmoid unit (if the output is the logit of "
-            "such a unit, give "
-            '`keras.Sequential([model, keras.layers.Activation("sigmoid")])`)',
-            f"outputs of shape {shape}, without a sigmoid that can be left out",
-        )
-    if ending is not None and shape[1] == 1:
-        logits: Function = functools.partial(_of_two_classes, ending.logits)
-    elif ending is not None and activation == "softmax":
-        logits = ending.logits
-    else:
+    if shape[1] == 1:
+        if logits is None or activation != "sigmoid":
+            raise invalid_value(
+                "model",
+                "a model of at least 2 classes, with outputs of shape (batch, "
+                "classes), or one that ends in a single sigmoid unit (if the output "
+                "is the logit of such a unit, give "
+                '`keras.Sequential([model, keras.layers.Activation("sigmoid")])`)',
+                f"outputs of shape {shape}, without a sigmoid that can be left out",
+            )
+        logits = functools.partial(_of_two_classes, logits)
+    elif logits is None or activation != "softmax":
         _refuse_probabilities(outputs)
         logits = functools.partial(model, training=False)
     return Classifier(model, logits, max(shape[1], 2), batch_size)
-
-
-@dataclasses.dataclass
-class _Ending:
-    """The end of a model that can be left out.
-
-    Attributes:
-        before: Maps images to what the last operation gets.
-        last: The last operation.
-        linear: The last operation without its activation.
-        activation: `"softmax"` or `"sigmoid"`.
-    """
-
-    before: Function
-    last: Function
-    linear: Function
-    activation: str
-
-    def logits(self, images: Tensor) -> Tensor:
-        return self.linear(self.before(images))
 
 
 _ACTIVATIONS = {
@@ -231,52 +203,45 @@ _ACTIVATIONS = {
 }
 
 
-def _ending_of(model: keras.Model) -> _Ending | None:
+def _ending_of(model: keras.Model) -> tuple[Function, str] | None:
+    """The model without the activation that it ends in, and this one's name.
+
+    It is None if no softmax or sigmoid can be left out. One that a layer uses within,
+    such as that of an LSTM, cannot.
+    """
     if not is_sequential_or_functional(model):
         return None
     last, inputs = last_operation(model)
     if len(inputs) != 1:
         return None
-    # Made of the model's own layers, which it does not change.
-    features = keras.Model(model.inputs[0], inputs[0])
-    before = functools.partial(features, training=False)
+    # The layer `Softmax` and the operations `keras.ops.softmax` and `sigmoid`.
+    activation = type(last).__name__.lower()
+    linear: Function = _identity
     if isinstance(last, keras.Model):
         inner = _ending_of(last)
         if inner is None:
             return None
-        inner_before = inner.before
-        return dataclasses.replace(
-            inner, before=lambda images: inner_before(before(images))
-        )
-    # The layer `Softmax` and the operations `keras.ops.softmax` and `sigmoid`.
-    activation = type(last).__name__.lower()
-    linear: Function = _identity
-    if activation not in _ACTIVATIONS:
+        linear, activation = inner
+    elif activation not in _ACTIVATIONS:
         function = getattr(last, "activation", None)
         names = [name for name, known in _ACTIVATIONS.items() if function is known]
-        if not names:
+        if not names or type(last) not in _AFTER_WHICH:
             return None
         [activation] = names
-        if not isinstance(last, keras.layers.Activation):
+        if type(last) is not keras.layers.Activation:
             changes = {"activation": keras.activations.linear}
             linear = view_of_layer(last, **changes, activity_regularizer=None)
-    return _Ending(before, last, linear, activation)
+    # Made of the model's own layers, which it does not change.
+    before = keras.Model(model.inputs[0], inputs[0])
+    return lambda images: linear(before(images, training=False)), activation
 
 
-def _is_exact(ending: _Ending, images: NDArray[np.float32]) -> bool:
-    """Whether the activation of the logits is what the last operation returns.
-
-    It is not in a layer that uses its activation within, such as an LSTM.
-    """
-    features = ending.before(images)
-    logits, outputs = ending.linear(features), ending.last(features)
-    if len(logits.shape) != 2 or tuple(logits.shape) != tuple(outputs.shape):
-        return False
-    expected = _ACTIVATIONS[ending.activation](ops.cast(logits, "float32"))
-    precise = keras.backend.standardize_dtype(outputs.dtype) in ("float32", "float64")
-    difference = ops.convert_to_numpy(expected - ops.cast(outputs, "float32"))
-    # NaN is reported elsewhere.
-    return not np.nanmax(np.abs(difference), initial=0) > (1e-4 if precise else 1e-2)
+# The layers whose last step is their activation.
+_AFTER_WHICH = (
+    keras.layers.Activation,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+)
 
 
 def _identity(features: Tensor) -> Tensor:

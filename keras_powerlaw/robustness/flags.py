@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keras import ops
@@ -19,6 +19,9 @@ from keras_powerlaw.robustness.attacks import ATTACKS
 from keras_powerlaw.robustness.attacks.attack import Attack, Batch
 from keras_powerlaw.robustness.attacks.gradient import PgdOnCrossEntropy
 from keras_powerlaw.robustness.classifier import Classifier, Indices
+
+if TYPE_CHECKING:
+    from keras_powerlaw.robustness.report import RobustnessReport
 
 # Differences in accuracy below these shares, or of fewer than three images, count as
 # chance.
@@ -63,25 +66,18 @@ class Flag:
         return f"{self.name}: {self.finding} {self.advice}"
 
 
-def find_flags(
-    epsilons: NDArray[np.float64],
-    clean_correct: NDArray[np.bool_],
-    correct: Mapping[str, NDArray[np.bool_]],
-    accuracy: Mapping[str, NDArray[np.float64]],
-    checks: Mapping[str, Any],
-    reach: float = np.inf,
-) -> list[Flag]:
-    """The flags that the results and checks of an evaluation raise.
-
-    Args:
-        epsilons: The attack strengths.
-        clean_correct: Which images are classified correctly.
-        correct: The same for each attack, strength and image.
-        accuracy: The accuracy for each attack and strength.
-        checks: The figures of `measure_checks()`.
-        reach: How far all PGD steps together can move a pixel.
-    """
-    count, clean = clean_correct.size, float(clean_correct.mean())
+def find_flags(report: RobustnessReport) -> list[Flag]:
+    """The flags that the results and checks of an evaluation raise."""
+    settings, correct = report.settings, report.correct
+    if settings.get("norm") == 2:
+        # Gaussian noise is left out: its ε is the standard deviation of a pixel, not
+        # the length of the whole change.
+        unbounded = [attack.name for attack in ATTACKS if not attack.bounded]
+        correct = {name: correct[name] for name in correct if name not in unbounded}
+    # How far all PGD steps together can move a pixel.
+    reach = settings.get("pgd_steps", np.inf) * settings.get("pgd_step_size", np.inf)
+    epsilons, accuracy = report.epsilons, report.accuracy
+    count, clean = report.clean_correct.size, report.clean_accuracy
     findings = [
         *_rises(clean, accuracy, _least_share(CHANGED, count)),
         *_gaps(correct, accuracy, _least_share(BEATEN, count)),
@@ -95,7 +91,7 @@ def find_flags(
             if name.endswith("beats pgd") and reach < 0.999 * epsilons[at]:
                 advice = SHORT_OF_REACH.format(reach=reach)
             flags.append(Flag(name, float(gaps[at]), words, advice))
-    return [*flags, *_measured(checks)]
+    return [*flags, *_measured(report.checks)]
 
 
 def _least_share(share: float, count: int) -> float:

@@ -100,20 +100,7 @@ class RobustnessReport:
     @property
     def flags(self) -> list[Flag]:
         """Reasons not to trust the figures, as a list of `Flag` objects."""
-        correct = self.correct
-        if self.settings.get("norm") == 2:
-            # Gaussian noise is left out: its ε is the standard deviation of a pixel,
-            # not the length of the whole change.
-            correct = {
-                name: rows for name, rows in correct.items() if _is_bounded(name)
-            }
-        steps, size = (
-            self.settings.get(name, np.inf) for name in ("pgd_steps", "pgd_step_size")
-        )
-        return find_flags(
-            *(self.epsilons, self.clean_correct, correct, self.accuracy, self.checks),
-            reach=steps * size,
-        )
+        return find_flags(self)
 
     def to_json(self) -> str:
         """Returns the report as JSON text, with one character per image and result."""

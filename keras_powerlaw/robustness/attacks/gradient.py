@@ -91,13 +91,8 @@ class Fgsm(Attack):
     ) -> Tensor:
         if keras.backend.backend() == "jax":
             return step_by_step(self, classifier, batch, epsilon, epsilon, 1)
-        return _cleverhans("fast_gradient_method")(
-            _logits_for_cleverhans(classifier),
-            _for_cleverhans(batch.images),
-            epsilon,
-            self.norm,
-            y=_for_cleverhans(batch.labels),
-            **_clip_for_cleverhans(self.clip),
+        return _call_cleverhans(
+            "fast_gradient_method", self, classifier, batch, epsilon
         )
 
 
@@ -134,17 +129,11 @@ class Pgd(Attack):
         size = min(self.pgd_step_size, epsilon)  # cleverhans rejects a larger one
         if keras.backend.backend() == "jax":
             return step_by_step(self, classifier, batch, epsilon, size, self.pgd_steps)
-        return _cleverhans("projected_gradient_descent")(
-            _logits_for_cleverhans(classifier),
-            _for_cleverhans(batch.images),
-            epsilon,
-            size,
-            self.pgd_steps,
-            self.norm,
-            y=_for_cleverhans(batch.labels),
+        return _call_cleverhans(
+            *("projected_gradient_descent", self, classifier, batch),
+            *(epsilon, size, self.pgd_steps),
             rand_init=False,  # the default differs between the two backends
             sanity_checks=False,  # they reject an epsilon above the pixel range
-            **_clip_for_cleverhans(self.clip),
         )
 
 
@@ -263,54 +252,51 @@ class PgdOnMargin(PgdOnCrossEntropy):
     loss = "dlr"
 
 
-def _require_cleverhans(attack: str) -> None:
-    backend = keras.backend.backend()
-    if backend != "jax":
-        module = f"cleverhans.{_PACKAGES[backend]}.attacks.projected_gradient_descent"
-        require_package(attack, module, "cleverhans", "robustness")
-
-
+_CLEVERHANS = "cleverhans.{}.attacks.{}"
 _PACKAGES = {"tensorflow": "tf2", "torch": "torch"}
 
 
-def _cleverhans(name: str) -> Callable[..., Any]:
-    package = _PACKAGES[keras.backend.backend()]
-    module = importlib.import_module(f"cleverhans.{package}.attacks.{name}")
-    function: Callable[..., Any] = getattr(module, name)
-    return function
+def _require_cleverhans(attack: str) -> None:
+    backend = keras.backend.backend()
+    if backend in _PACKAGES:
+        module = _CLEVERHANS.format(_PACKAGES[backend], "projected_gradient_descent")
+        require_package(attack, module, "cleverhans", "robustness")
 
 
-def _for_cleverhans(array: NDArray[Any]) -> Tensor:
-    # The TensorFlow attacks of cleverhans take NumPy arrays, those for PyTorch tensors.
-    is_torch = keras.backend.backend() == "torch"
-    return ops.convert_to_tensor(array) if is_torch else array
-
-
-def _clip_for_cleverhans(clip: tuple[float, float] | None) -> dict[str, Any]:
-    low, high = clip or (None, None)
-    return {"clip_min": low, "clip_max": high}
-
-
-def _logits_for_cleverhans(classifier: Classifier) -> Callable[[Tensor], Tensor]:
-    """The logits in a form that cleverhans can differentiate.
-
-    It is the same object in all calls of one evaluation, so that cleverhans compiles
-    its gradient once.
-    """
-    makers = {"tensorflow": _without_weights, "torch": _cut_from_weights}
+def _call_cleverhans(
+    name: str,
+    attack: Attack,
+    classifier: Classifier,
+    batch: Batch,
+    *sizes: float,
+    **options: Any,
+) -> Tensor:
+    """Calls one of cleverhans's functions."""
+    backend = keras.backend.backend()
+    module = importlib.import_module(_CLEVERHANS.format(_PACKAGES[backend], name))
     if "cleverhans" not in classifier.programs:
-        make = makers[keras.backend.backend()]
-        classifier.programs["cleverhans"] = make(classifier)
-    logits: Callable[[Tensor], Tensor] = classifier.programs["cleverhans"]
-    return logits
+        # The same in all calls of one evaluation, for which cleverhans compiles once.
+        makers = {"tensorflow": _without_weights, "torch": _cut_from_weights}
+        classifier.programs["cleverhans"] = makers[backend](classifier)
+    low, high = attack.clip or (None, None)
+    return getattr(module, name)(
+        classifier.programs["cleverhans"],
+        ops.convert_to_tensor(batch.images),
+        *sizes,
+        attack.norm,
+        y=ops.convert_to_tensor(batch.labels),
+        clip_min=low,
+        clip_max=high,
+        **options,
+    )
 
 
 def _without_weights(classifier: Classifier) -> Callable[[Tensor], Tensor]:
     """The logits on TensorFlow, as a function whose graph holds no weights.
 
     cleverhans keeps the graph of every function that it has attacked, and a graph keeps
-    the variables that it reads. These are copies, which become empty when
-    the evaluation ends.
+    the variables that it reads. These are copies, which are emptied when the evaluation
+    ends.
     """
     import tensorflow as tf
 
