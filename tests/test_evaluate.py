@@ -226,9 +226,13 @@ class TestKindsOfModels:
                 )
 
         norm = keras.layers.BatchNormalization(activity_regularizer="l2")
-        model, (x, y) = network(Counting(), hidden(8), norm), gaussian(20)
+        penalty = kp.SpectralActivityRegularizer(tau=3)
+        model = network(Counting(), hidden(8, penalty), norm)
+        x, y = gaussian(20)
+        kp.refresh_eigenbasis(model, x)
         before = [to_numpy(variable) for variable in model.variables]
-        evaluate(model, x, y, clip=None)
+        evaluate(model, x, y, ["fgsm", "pgd", "pgd_ce"], clip=None)
+        assert all(float(loss) >= 0 for loss in model.losses)  # not those of a graph
         for value, variable in zip(before, model.variables, strict=True):
             np.testing.assert_array_equal(to_numpy(variable), value)
 

@@ -44,17 +44,17 @@ class Classifier:
         logits: Maps images to logits, shape `(batch, classes)`.
         classes: The number of classes.
         batch_size: The most images to give it at once.
+        at_end: What is called when the evaluation ends.
         programs: What has been compiled, by key. A later evaluation compiles anew:
             nothing tells whether a model has changed since.
-        at_end: What is called when the evaluation ends.
     """
 
     model: keras.Model
     logits: Function
     classes: int
     batch_size: int
+    at_end: ExitStack
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict)
-    at_end: ExitStack = dataclasses.field(default_factory=ExitStack)
 
     def __call__(self, images: Any) -> Tensor:
         """The logits of `images`, in float32."""
@@ -157,7 +157,10 @@ def logits_and_gradient(
 
 
 def classifier_of(
-    model: keras.Model, images: NDArray[np.float32], batch_size: int = 500
+    model: keras.Model,
+    images: NDArray[np.float32],
+    batch_size: int = 500,
+    at_end: ExitStack | None = None,
 ) -> Classifier:
     """A model as a classifier: without a softmax, and with two classes for a sigmoid.
 
@@ -165,6 +168,7 @@ def classifier_of(
         model: The model.
         images: Some images, on which to try what is left out at the end.
         batch_size: The most images to give it at once.
+        at_end: Gets what is to be called when the evaluation ends.
 
     Raises:
         ValueError: If the outputs of the model are not those of a classifier, or are
@@ -194,7 +198,10 @@ def classifier_of(
     elif logits is None or activation != "softmax":
         _refuse_probabilities(outputs)
         logits = functools.partial(model, training=False)
-    return Classifier(model, logits, max(shape[1], 2), batch_size)
+    at_end = at_end or ExitStack()
+    # The losses that layers keep from their last call are then tensors of no graph.
+    at_end.callback(model, images[:1], training=False)
+    return Classifier(model, logits, max(shape[1], 2), batch_size, at_end)
 
 
 _ACTIVATIONS = {

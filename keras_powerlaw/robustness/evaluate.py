@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import keras
@@ -86,8 +87,10 @@ def evaluate_robustness(
     earlier evaluation. The attacks need its logits: a softmax at the end of a
     Sequential or Functional model is left out, and one sigmoid unit counts as two
     classes, with logits 0 and z. The model itself keeps them, so that other threads may
-    predict with it meanwhile. Where the loss gradient of an image is exactly zero, FGSM
-    and PGD do not move it; a very confident model can look robust for this reason.
+    predict with it meanwhile. On TensorFlow, cleverhans keeps the compiled graph of
+    every model that it attacks, though not its weights. Where the loss gradient of an
+    image is exactly zero, FGSM and PGD do not move it; a very confident model can look
+    robust for this reason.
 
     Args:
         model: A built Keras model with one input and one output, the logits of at
@@ -189,8 +192,8 @@ def evaluate_robustness(
     chosen.sort(key=lambda attack: ATTACKS.index(type(attack)))
 
     hold_current_weights(model)
-    with keeping_state(model):
-        classifier = classifier_of(model, images[:batch_size], batch_size)
+    with keeping_state(model), ExitStack() as at_end:
+        classifier = classifier_of(model, images[:batch_size], batch_size, at_end)
         labels = _validate_labels(y, len(images), classifier.classes)
         data = Batch(images, labels, np.arange(len(images)))
         settings = {
@@ -209,8 +212,7 @@ def evaluate_robustness(
             report.checks.update(
                 measure_checks(classifier, data, strengths, chosen, options)
             )
-        with classifier.at_end:
-            _run_attacks(chosen, classifier, data, report, saved, progress)
+        _run_attacks(chosen, classifier, data, report, saved, progress)
     return report
 
 
