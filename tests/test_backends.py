@@ -5,7 +5,6 @@ from backend import to_numpy
 from keras import ops
 
 from keras_powerlaw.backends import vjp
-from keras_powerlaw.robustness.losses import cross_entropy, logits_and_gradient
 
 X = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], "float32")
 
@@ -36,23 +35,3 @@ def test_without_a_path_to_the_input_the_gradient_is_zero():
         output, product, _ = vjp(function, ops.convert_to_tensor(X))
         gradient = to_numpy(product(ops.ones_like(output)))
         np.testing.assert_array_equal(gradient, np.zeros_like(X))
-
-
-def test_gradient_of_each_examples_loss_by_its_image():
-    weights = np.arange(12, dtype="float32").reshape(3, 4) / 10
-    labels = np.array([1, 3])
-    logits, gradient = logits_and_gradient(
-        lambda x: ops.matmul(x, weights),
-        ops.convert_to_tensor(X),
-        ops.convert_to_tensor(labels),
-        cross_entropy,
-    )
-    expected = X @ weights
-    np.testing.assert_allclose(to_numpy(logits), expected, rtol=1e-5)
-    probabilities = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(
-        to_numpy(gradient),
-        (probabilities - np.eye(4)[labels]) @ weights.T,
-        rtol=1e-4,
-        atol=1e-6,
-    )
