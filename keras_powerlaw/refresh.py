@@ -643,7 +643,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             print(f"\nThe spectral penalty begins with step {step + 1}.", flush=True)
         layers = named_layers(self.model)
         for name, (spectrum, staleness) in renewals.items():
-            self.spectra[name], self.staleness[name] = spectrum, staleness
+            self.spectra = {**self.spectra, name: spectrum}
+            self.staleness = {**self.staleness, name: staleness}
             self._figures[name] = spectrum.exponent, staleness
             regularizer = layers[name].activity_regularizer
             if name not in self._watches and regularizer.beta:
