@@ -17,8 +17,11 @@ TORCH ?= 2.13.0
 # Two at a time: most of a test is Python on one core.
 PYTEST = pytest -q -n 2 --dist worksteal
 # What says the same on every backend and with every Keras: `make test` runs it.
-ONCE = $(addprefix --ignore=tests/test_,architecture.py benchmarks.py package.py \
-         site.py small_batches.py)
+ONCE = $(addprefix --ignore=tests/test_,architecture.py arguments.py benchmarks.py \
+         documentation.py examples.py flags.py package.py plotting.py progress.py \
+         recordings.py report.py research.py site.py spectrum.py watch.py)
+# But for the page with a block for each backend.
+PAGE = "tests/test_documentation.py::test_page[docs/loops.md]"
 # What shows that a backend needs no other: what to install, what to run.
 ALONE_jax = --editable ".[test,jax]"
 ALONE_torch = --editable ".[test,torch]" torch==$(TORCH)
@@ -77,6 +80,7 @@ test-backends: test-on-tensorflow test-on-jax test-on-torch
 
 test-on-%: $(VENV)-backends/.installed-$(STATE)
 	KERAS_BACKEND=$* $(VENV)-backends/bin/python -m $(PYTEST) -m "not slow" $(ONCE)
+	KERAS_BACKEND=$* $(VENV)-backends/bin/python -m pytest -q $(PAGE)
 
 test-across: $(VENV)-backends/.installed-$(STATE)
 	$(VENV)-backends/bin/python -m pytest -q tests/test_across_backends.py

@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import scipy.sparse
 from keras import ops
 from numpy.typing import NDArray
 
@@ -208,36 +207,22 @@ def _first_samples(batches: Iterable[Any], max_samples: int | None) -> Iterator[
 
 
 def require_finite(
-    nested: Any,
-    what: str,
-    rows: str = "examples",
-    error: type[ValueError] = ValueError,
+    nested: Any, what: str, error: type[ValueError] = ValueError
 ) -> None:
-    """Raises a `ValueError` if nested arrays contain NaN or infinity.
-
-    Args:
-        nested: The arrays, with the rows as their first dimension.
-        what: Beginning of the error message: what the arrays are.
-        rows: What the error message calls the rows.
-        error: The kind of `ValueError`.
-    """
+    """Raises an error that begins with `what` if arrays contain NaN or infinity."""
     for leaf in keras.tree.flatten(nested):
         array = np.asarray(ops.convert_to_numpy(leaf))
         if array.dtype.kind == "f" and not np.isfinite(array).all():
+            rows = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
             raise error(
                 f"{what}. Expected finite numbers. Received: NaN or infinity in "
-                f"{np.sum(~np.isfinite(array).reshape(len(array), -1).all(axis=1))} of "
-                f"{len(array)} {rows}"
+                f"{np.sum(rows)} of {len(array)} rows"
             )
 
 
 def is_array(value: Any) -> bool:
     """Whether `value` is an array, a tensor, a data frame or a sparse matrix."""
-    dense = all(hasattr(value, name) for name in ("shape", "dtype", "ndim"))
-    other = any(
-        hasattr(value, name) for name in ("__array__", "iloc", "tocsr", "dense_shape")
-    )
-    return dense or other
+    return hasattr(value, "shape") or hasattr(value, "__array__")
 
 
 class Rows:
@@ -248,60 +233,31 @@ class Rows:
     """
 
     def __init__(self, array: Any) -> None:
-        if hasattr(array, "dense_shape"):  # tf.SparseTensor: it has no rows
-            self._shape = tuple(map(int, array.dense_shape))
-            array = _matrix(array, self._shape)
-        elif hasattr(array, "tocsr"):
-            self._shape = tuple(array.shape)
+        if hasattr(array, "tocsr"):
             array = array.tocsr()
-        else:
-            if not (hasattr(array, "shape") and hasattr(array, "__getitem__")):
-                array = np.asarray(array)
-            elif _is_of_tensorflow(array) and not ops.is_tensor(array):
-                array = np.asarray(array)  # its tensors take no array of indices
-            self._shape = tuple(array.shape)
+        elif not hasattr(array, "__getitem__") or not hasattr(array, "shape"):
+            array = np.asarray(array)
+        elif type(array).__module__.startswith("tensorflow") and not ops.is_tensor(
+            array
+        ):
+            array = np.asarray(array)  # its tensors take no array of indices
         self._array = array
 
     def __len__(self) -> int:
-        return int(self._shape[0]) if self._shape else 0
+        return int(self._array.shape[0]) if len(self._array.shape) else 0
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> Any:
         if hasattr(self._array, "iloc"):
-            return _values(self._array.iloc[rows])
+            values = self._array.iloc[rows].to_numpy()
+            if values.dtype == object and not isinstance(values.flat[0], str):
+                values = values.astype(keras.backend.floatx())  # of several types
+            return values.reshape(len(values), -1)
         if hasattr(self._array, "tocsr"):
-            return self._array[rows].toarray().reshape(-1, *self._shape[1:])
-        if hasattr(self._array, "todense"):  # jax.experimental.sparse.BCOO
-            return np.asarray(self._array[rows, ...].todense())
+            return self._array[rows].toarray()
         # On TensorFlow, `ops.take` copies all of a NumPy array, once per batch.
         if ops.is_tensor(self._array) and not isinstance(rows, slice):
             return ops.take(self._array, rows, axis=0)
         return self._array[rows]
-
-
-def _is_of_tensorflow(array: Any) -> bool:
-    return type(array).__module__.partition(".")[0] == "tensorflow"
-
-
-def _matrix(sparse: Any, shape: tuple[int, ...]) -> Any:
-    """A `tf.SparseTensor` as a SciPy matrix, with its other dimensions as one."""
-    indices, values = np.asarray(sparse.indices), np.asarray(sparse.values)
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(1, len(shape))]
-    columns = indices[:, 1:] @ np.array(strides, "int64")
-    return scipy.sparse.csr_matrix(
-        (values, (indices[:, 0], columns)), (shape[0], math.prod(shape[1:]))
-    )
-
-
-def _values(frame: Any) -> NDArray[Any]:
-    array = frame.to_numpy()
-    if array.dtype == object and not all(isinstance(each, str) for each in array.flat):
-        try:  # columns of several types, such as numbers and booleans
-            array = array.astype(keras.backend.floatx())
-        except (TypeError, ValueError) as error:
-            raise invalid_value(
-                "x", "a data frame of numbers", f"a data frame: {error}"
-            ) from error
-    return array[:, np.newaxis] if array.ndim == 1 else np.asarray(array)
 
 
 class InferencePasses:
@@ -418,25 +374,21 @@ def add_activations(
                 )
         if index == 0:
             widths = [activities[0].shape[1] for activities in observed]
+            most = max_samples if total is None else total * examples
             require_memory(
                 [
-                    (name, units)
-                    for name, units, covariance in zip(
-                        names, widths, covariances, strict=True
+                    (name, _width(covariance, activities, examples, most))
+                    for name, covariance, activities in zip(
+                        names, covariances, observed, strict=True
                     )
-                    if not covariance.keeps_samples
                 ]
             )
         for name, units, activities, covariance in zip(
             names, widths, observed, covariances, strict=True
         ):
             for activity in activities:
-                require_finite(
-                    activity,
-                    f"Invalid activations of layer '{name}' on `x`",
-                    "samples",
-                    Degenerate,
-                )
+                what = f"Invalid activations of layer '{name}' on `x`"
+                require_finite(activity, what, Degenerate)
                 if activity.shape[1] != units:
                     raise ValueError(
                         f"The activations of layer '{name}' must have the same "
@@ -452,6 +404,26 @@ def add_activations(
             f"{examples} example(s)",
         )
     progress.finish()
+
+
+def _width(
+    covariance: Covariance,
+    activities: list[NDArray[Any]],
+    examples: int,
+    most: int | None,
+) -> int:
+    """The width of the matrix that a covariance needs in the end.
+
+    Args:
+        covariance: The covariance.
+        activities: What it gets from the first batch.
+        examples: The number of examples in that batch.
+        most: The number of examples in all, at most, or None if it is not known.
+    """
+    units = int(activities[0].shape[1])
+    if most is None or not covariance.keeps_samples:
+        return units
+    return min(units, most * sum(map(len, activities)) // max(examples, 1))
 
 
 def _to_array(activity: Tensor, reduction: Reduction) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from keras_powerlaw.arguments import (
     validate_number,
 )
 from keras_powerlaw.backends import share_of_replica, vjp
-from keras_powerlaw.keras_internals import compile_arguments, mask_of
+from keras_powerlaw.keras_internals import compile_arguments, compiled_loss, mask_of
 from keras_powerlaw.layers import is_sequential_or_functional
 from keras_powerlaw.units import to_samples
 
@@ -320,17 +320,21 @@ def loss_per_example(loss: Any, y: Any, weight: float = 1.0) -> LossPerExample:
     """
 
     def per_example(outputs: Tensor) -> Tensor:
-        function, dtype, is_sum = _resolved(loss, y, outputs)
-        values = function(_tensor(y, dtype), _tensor(outputs, dtype))
-        examples = outputs.shape[0]
+        resolved = compiled_loss(loss, y, outputs)
+        _refuse_ctc(resolved)
+        targets, predictions = (
+            ops.convert_to_tensor(each, dtype=resolved.dtype) for each in (y, outputs)
+        )
+        values = resolved.call(targets, predictions)  # which does not reduce
         # A reduction over the batch leaves a fixed number of values.
-        if not len(values.shape) or values.shape[0] not in (examples, None):
+        if not len(values.shape) or values.shape[0] not in (outputs.shape[0], None):
             raise ValueError(
                 "The Jacobian penalty needs a loss that returns one value per "
                 "example, which does not depend on the others (Dice and Tversky need "
                 f"an `axis` that leaves out 0). Received: loss={loss}, which returns "
-                f"{_described(values)}"
+                f"values of shape {tuple(values.shape)}"
             )
+        is_sum = resolved.reduction == "sum"
         masks = [mask_of(outputs), mask_of(values)]
         samples = to_samples(_masked(values, masks, is_sum))
         return weight * (ops.sum if is_sum else ops.mean)(samples, axis=1)
@@ -338,28 +342,8 @@ def loss_per_example(loss: Any, y: Any, weight: float = 1.0) -> LossPerExample:
     return per_example
 
 
-def _described(values: Tensor) -> str:
-    if not len(values.shape):
-        return "a scalar"
-    return f"values of shape {tuple(values.shape)}"
-
-
-def _resolved(
-    loss: Any, y: Tensor, outputs: Tensor
-) -> tuple[Callable[[Tensor, Tensor], Tensor], str, bool]:
-    """The loss as Keras applies it: its function, dtype, and whether it is a sum."""
-    if str(loss).lower() in ("crossentropy", "ce"):
-        loss = _cross_entropy_for(y, outputs)
-    loss = keras.losses.get(loss)
-    _refuse_ctc(loss)
-    if isinstance(loss, keras.losses.Loss):
-        # It reduces over the batch; its `call` does not.
-        return loss.call, loss.dtype, loss.reduction == "sum"
-    return _with_equal_ranks(loss), keras.backend.floatx(), False
-
-
 def _refuse_ctc(loss: Any) -> None:
-    is_ctc = loss is keras.losses.ctc or isinstance(loss, keras.losses.CTC)
+    is_ctc = keras.losses.ctc in (loss, getattr(loss, "fn", None))
     backend = keras.backend.backend()
     if is_ctc and backend != "jax":
         raise invalid_value(
@@ -369,41 +353,6 @@ def _refuse_ctc(loss: Any) -> None:
             "the Jacobian of the outputs, by `projections`)",
             loss,
         )
-
-
-def _cross_entropy_for(y: Tensor, outputs: Tensor) -> str:
-    if outputs.shape[-1] == 1:
-        return "binary_crossentropy"
-    if len(y.shape) < len(outputs.shape) or y.shape[-1] == 1:
-        return "sparse_categorical_crossentropy"
-    return "categorical_crossentropy"
-
-
-def _with_equal_ranks(
-    function: Callable[[Tensor, Tensor], Tensor],
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """A loss function as `compile()` wraps it.
-
-    Without this, labels `(batch,)` and outputs `(batch, 1)` are broadcast to
-    `(batch, batch)`. The Loss objects of Keras do it themselves.
-    """
-
-    def wrapped(y: Tensor, outputs: Tensor) -> Tensor:
-        if len(y.shape) < len(outputs.shape):
-            y, outputs = _of_one_rank(y, outputs)
-        else:
-            outputs, y = _of_one_rank(outputs, y)
-        return function(y, outputs)
-
-    return wrapped
-
-
-def _of_one_rank(lower: Tensor, higher: Tensor) -> tuple[Tensor, Tensor]:
-    if len(higher.shape) == len(lower.shape) + 1 and higher.shape[-1] == 1:
-        if len(lower.shape) == 1:
-            return ops.expand_dims(lower, -1), higher
-        return lower, ops.squeeze(higher, axis=-1)
-    return lower, higher
 
 
 def _masked(values: Tensor, masks: list[Tensor | None], is_sum: bool) -> Tensor:
@@ -418,7 +367,3 @@ def _masked(values: Tensor, masks: list[Tensor | None], is_sum: bool) -> Tensor:
     if not is_sum:
         weights = ops.divide_no_nan(weights, ops.mean(weights))
     return values * weights
-
-
-def _tensor(value: Any, dtype: str) -> Tensor:
-    return ops.convert_to_tensor(value, dtype=dtype)

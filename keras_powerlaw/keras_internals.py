@@ -36,14 +36,6 @@ def _missing_names() -> list[str]:
         for name in names
         if not hasattr(owner, name)
     ]
-    try:
-        from keras.src.backend import get_stateless_scope  # noqa: F401
-    except ImportError:
-        missing.append("get_stateless_scope")
-    try:
-        from keras.src.backend import get_keras_mask  # noqa: F401
-    except ImportError:
-        missing.append("get_keras_mask")
     return missing
 
 
@@ -58,9 +50,14 @@ def _incompatible(missing: list[str]) -> ImportError:
 if _missing := _missing_names():
     raise _incompatible(_missing)
 
-# No public function returns the scope in which JAX traces a training step, nor the
-# mask of a tensor, which is an attribute only where tensors have attributes.
-from keras.src.backend import get_keras_mask, get_stateless_scope  # noqa: E402
+# No public function returns the scope in which JAX traces a training step, the mask of
+# a tensor, which is an attribute only where tensors have some, or what `compile()`
+# makes of a loss.
+try:
+    from keras.src.backend import get_keras_mask, get_stateless_scope
+    from keras.src.trainers.compile_utils import get_loss
+except ImportError as error:
+    raise _incompatible([str(error)]) from error
 
 
 @dataclasses.dataclass
@@ -132,6 +129,11 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
             return self._calls_of_scopes.setdefault(scope, [])
         calls: list[_Call] = vars(self._calls_of_thread).setdefault("calls", [])
         return calls
+
+
+def compiled_loss(loss: Any, y: Tensor, outputs: Tensor) -> keras.losses.Loss:
+    """The loss that `compile()` makes of its argument `loss`, a name for example."""
+    return get_loss(loss, y, outputs)
 
 
 def mask_of(tensor: Tensor) -> Tensor | None:

@@ -195,31 +195,15 @@ def regularized_layers(model: keras.Model) -> list[keras.layers.Layer]:
     for layer in layers:
         first = owners.setdefault(id(layer.activity_regularizer), layer)
         if first is not layer:
-            _refuse_handing_on(model, first, layer)
             raise invalid_value(
                 "activity_regularizer",
                 "a SpectralActivityRegularizer for each layer, since each has an "
-                "eigenbasis of its own",
+                "eigenbasis of its own (of a layer that hands it on to layers within, "
+                "such as MultiHeadAttention, give it to a layer behind: "
+                "`keras.layers.Identity(activity_regularizer=...)`)",
                 f"the same object for layers '{first.name}' and '{layer.name}'",
             )
     return layers
-
-
-def _refuse_handing_on(
-    model: keras.Model, first: keras.layers.Layer, second: keras.layers.Layer
-) -> None:
-    """Raises a `ValueError` if a layer gave its regularizer to two layers in it."""
-    for outer in flatten_layers(model):
-        parts = [] if isinstance(outer, keras.Model) else flatten_layers(outer)
-        if {id(first), id(second)} <= set(map(id, parts)):
-            kind = type(outer).__name__
-            raise invalid_value(
-                "activity_regularizer",
-                "a SpectralActivityRegularizer of a layer that applies it to its own "
-                f"output: {kind} hands it on to layers within. Put a layer behind it, "
-                "`keras.layers.Identity(activity_regularizer=...)`",
-                f"the regularizer of layer '{outer.name}' ({kind})",
-            )
 
 
 def named_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:

@@ -45,17 +45,7 @@ from keras_powerlaw.units import output_units, to_samples, validate_reduction
 
 @overload
 def measure_spectrum(
-    model: keras.Model,
-    x: Any,
-    layer: keras.layers.Layer | str,
-    *,
-    reduction: Reduction = ...,
-    fit_range: tuple[int, int] | None = ...,
-    components: int | None = ...,
-    max_samples: int | None = ...,
-    batch_size: int = ...,
-    seed: int = ...,
-    verbose: Verbose = ...,
+    model: keras.Model, x: Any, layer: keras.layers.Layer | str, **options: Any
 ) -> Spectrum: ...
 
 
@@ -64,18 +54,11 @@ def measure_spectrum(
     model: keras.Model,
     x: Any,
     layer: type[keras.layers.Layer] | Sequence[LayerChoice],
-    *,
-    reduction: Reduction = ...,
-    fit_range: tuple[int, int] | None = ...,
-    components: int | None = ...,
-    max_samples: int | None = ...,
-    batch_size: int = ...,
-    seed: int = ...,
-    verbose: Verbose = ...,
+    **options: Any,
 ) -> dict[str, Spectrum]: ...
 
 
-def measure_spectrum(
+def measure_spectrum(  # type: ignore[misc]
     model: keras.Model,
     x: Any,
     layer: LayerChoice | Sequence[LayerChoice],
@@ -91,10 +74,10 @@ def measure_spectrum(
     """Measures the covariance spectrum of a layer's activations, or of many layers'.
 
     The data pass through the model in inference mode, batch by batch, once for all
-    layers. Only the `(units, units)` covariance of each is stored, in float64. The
-    model keeps the state that it has, even a stateful LSTM. It may be measured in a
-    callback, and while other threads measure it or predict with it, but not while
-    another thread trains it.
+    layers. Of each, the `(units, units)` covariance is stored, in float64, or the
+    samples as long as there are fewer of them than units. The model keeps the state
+    that it has, even a stateful LSTM. It may be measured in a callback, and while other
+    threads measure it or predict with it, but not while another thread trains it.
 
     Args:
         model: A built Keras model.
@@ -113,9 +96,8 @@ def measure_spectrum(
         fit_range: `(first, last)`, 1-based and inclusive: the eigenvalues to which the
             exponent is fitted. Defaults to `(11, 500)`, cut off where eigenvalues are
             rounding error.
-        components: Compute only so many of the largest eigenvalues of each layer. Then
-            a layer may be too wide for a covariance: of one with fewer samples than
-            units, the samples are kept instead. Defaults to `None`: all.
+        components: Compute only so many of the largest eigenvalues of each layer, which
+            takes less time and is as exact. Defaults to `None`: all.
         max_samples: Maximum number of examples: a random choice from an array, random
             batches of a `PyDataset`, the first ones of another data set. Defaults to
             all, which an endless data set does not allow.
@@ -169,8 +151,7 @@ def measure_spectrum(
             # Before the pass over the data.
             validate_fit_range(fit_range, min(units, components or units))
     covariances = [
-        Covariance(target.compute_dtype, keeps_samples=components is not None)
-        for target in targets
+        Covariance(target.compute_dtype, keeps_samples=True) for target in targets
     ]
     add_activations(
         covariances,

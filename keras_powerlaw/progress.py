@@ -50,7 +50,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         path: Path of the file.
         write: Writes the content; called with a file open in binary mode.
     """
-    unfinished = path.with_name(f"{path.name}.unfinished-{uuid.uuid4().hex}")
+    path = path.resolve()  # of a link, what it points to
+    unfinished = path.with_name(f".{uuid.uuid4().hex}.unfinished")
     try:
         with open(unfinished, "wb") as file:
             write(file)

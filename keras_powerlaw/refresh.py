@@ -6,7 +6,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -31,11 +31,12 @@ from keras_powerlaw.arguments import (
     validate_verbose,
 )
 from keras_powerlaw.backends import is_on_host, steps_taken
-from keras_powerlaw.backup import Backup, Renewal
+from keras_powerlaw.backup import Course, read_backup, write_backup
 from keras_powerlaw.basis import creating_state
 from keras_powerlaw.keras_internals import hold_current_weights, strategy_of
 from keras_powerlaw.layers import (
     layers_to_renew,
+    layers_with_basis,
     named_layers,
     require_training_argument,
     unique_names,
@@ -154,6 +155,19 @@ def refresh_eigenbasis(
         _keep_samples(model)
         renewals = _renew_from_steps(model) or {}
     return {name: renewal.spectrum for name, renewal in renewals.items()}
+
+
+class Renewal(NamedTuple):
+    """What a refresh found for one layer.
+
+    Attributes:
+        spectrum: The spectrum of its activations on the data of the refresh.
+        staleness: The share of the penalty that the previous basis no longer showed,
+            from 0 to 1; NaN at the first refresh.
+    """
+
+    spectrum: Spectrum
+    staleness: float
 
 
 def renew_bases(
@@ -521,27 +535,21 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self.batch_size = batch_size
         self.seed = seed
         folder = validate_optional_path("backup_dir", backup_dir)
-        self.backup = None if folder is None else Backup(folder / "eigenbasis.npz")
+        self.backup = None if folder is None else folder / "eigenbasis-backup.npz"
         self.verbose = validate_verbose(verbose)
-        self.renewals: dict[str, Renewal] = {}
-        self._refreshes = 0
         self._trained: keras.Model | None = None
+        self._course = Course()
+        self._forget()
 
-    @property
-    def spectra(self) -> dict[str, Spectrum]:
-        """The spectrum of each layer at its last refresh, by name or path."""
-        return {name: each.spectrum for name, each in self.renewals.items()}
-
-    @property
-    def staleness(self) -> dict[str, float]:
-        """What the basis before no longer showed then, by name or path."""
-        return {name: each.staleness for name, each in self.renewals.items()}
+    def _forget(self) -> None:
+        self.spectra: dict[str, Spectrum] = {}  # of each layer at its last refresh, …
+        self.staleness: dict[str, float] = {}  # … and what the basis before hid then
+        self._figures: dict[str, Any] = {}  # what is logged: exponent and staleness
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._watches: dict[str, PenaltyWatch] = {}
-        self._steps = 0  # in finished epochs
+        self._course = Course(refreshes=self._course.refreshes)
         self._steps_in_epoch = 0
-        self._last_refresh: int | None = None
         self._sample: Any = None
         continues = self.model is self._trained
         if self.x is None:
@@ -553,28 +561,28 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                 continues = False
             _keep_samples(self.model)
         if not continues:  # nothing is left of another model, or of other weights
-            self.renewals = {}
+            self._forget()
         self._trained = self.model
-        self._begins_at = steps_taken(self.model) if self.backup else 0
+        self._began_at = steps_taken(self.model) if self.backup else 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._steps_in_epoch = 0
-        begins = self._last_refresh is None
-        if begins and self.backup is not None:
-            # By now, BackupAndRestore has restored the weights.
-            resumes = steps_taken(self.model) != self._begins_at
-            if state := self.backup.read(self.model, resumes):
-                self._steps, self._last_refresh, self._refreshes, self.renewals = state
+        begins = self._course.last_refresh < 0
+        # By now, BackupAndRestore has restored the weights of interrupted training.
+        if begins and self.backup and steps_taken(self.model) != self._began_at:
+            if found := read_backup(self.backup, self.model):
+                self._course, self._figures = found
+            self._began_at = steps_taken(self.model)
         if begins and self.x is not None:
             self._draw()
-        is_first = self._last_refresh is None
+        is_first = self._course.last_refresh < 0
         if self.every_epochs and (epoch % self.every_epochs == 0 or is_first):
-            self._refresh(self._steps)
+            self._refresh(self._course.steps)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        step, last = self._steps + batch, self._last_refresh
+        step, last = self._course.steps + batch, self._course.last_refresh
         every = self._steps_between_refreshes()
-        if last is None or (every is not None and step - last >= every):
+        if last < 0 or (every is not None and step - last >= every):
             self._refresh(step)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -583,43 +591,39 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(
         self, epoch: int, logs: MutableMapping[str, Any] | None = None
     ) -> None:
-        self._steps += self._steps_in_epoch
+        self._course.steps += self._steps_in_epoch
         if logs is not None:
             for name in named_layers(self.model):
-                renewal = self.renewals.get(name)
-                logs[f"{name}_exponent"] = (
-                    renewal.spectrum.exponent if renewal else np.nan
-                )
-                logs[f"{name}_staleness"] = renewal.staleness if renewal else np.nan
-        if self.backup is not None:
-            state = self._steps, self._last_refresh, self._refreshes, self.renewals
-            self.backup.write(self.model, state)
+                exponent, staleness = self._figures.get(name, (np.nan, np.nan))
+                logs[f"{name}_exponent"] = float(exponent)
+                logs[f"{name}_staleness"] = float(staleness)
+        if self.backup:
+            write_backup(self.backup, self.model, self._course, self._figures)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._sample = None  # frees its memory
-        if self.backup is not None:
-            self.backup.path.unlink(missing_ok=True)
-        if self._last_refresh is None:
+        if self.backup:
+            self.backup.unlink(missing_ok=True)
+        if self._course.last_refresh < 0:
             self._end_without_basis()
-        layers = named_layers(self.model)
-        for name, watch in self._watches.items():
-            watch.warn_of_shortfall(name, layers[name].activity_regularizer)
+        for watch in self._watches.values():
+            watch.end()
 
     def _steps_between_refreshes(self) -> int | None:
         if self.every_steps is not None or self.every_epochs is not None:
             return self.every_steps
-        units = [len(each.eigenvalues) for each in self.spectra.values()]
-        widest = max(units, default=UNITS_PER_STEP * EVERY_STEPS)
-        return int(np.clip(widest // UNITS_PER_STEP, FEWEST_STEPS, EVERY_STEPS))
+        widths = [_units_of(layer) or 0 for layer in layers_with_basis(self.model)]
+        steps = max(widths, default=0) // UNITS_PER_STEP
+        return int(np.clip(steps, FEWEST_STEPS, EVERY_STEPS))
 
     def _refresh(self, step: int) -> None:
-        is_first = self._last_refresh is None
+        is_first = self._course.last_refresh < 0
         silent = self.verbose == "auto" and not (self.params or {}).get("verbose", 1)
         renewals: dict[str, Renewal] | None
         if self.x is None:
             # To measure a narrow layer takes longer than to renew its basis.
-            every = self._steps_between_refreshes() or EVERY_STEPS
-            measures = is_first or self._refreshes % -(-EVERY_STEPS // every) == 0
+            every = -(-EVERY_STEPS // (self._steps_between_refreshes() or EVERY_STEPS))
+            measures = is_first or self._course.refreshes % every == 0
             renewals = _renew_from_steps(self.model, not is_first, measures)
         else:
             renewals = _renew_from_data(
@@ -627,26 +631,27 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                 self._draw(),
                 self._examples(),
                 self.batch_size,
-                self.seed + self._refreshes,
+                self.seed + self._course.refreshes,
                 0 if silent else self.verbose,
                 keeps_degenerate=not is_first,
             )
         if renewals is None:  # not enough samples yet
             return
-        self.renewals = self.renewals | renewals
-        self._refreshes += 1
-        self._last_refresh = step
+        self._course.refreshes += 1
+        self._course.last_refresh = step
         if is_first and step and not silent and self.verbose != 0:
             print(f"\nThe spectral penalty begins with step {step + 1}.", flush=True)
         layers = named_layers(self.model)
-        for name, renewal in renewals.items():
+        for name, (spectrum, staleness) in renewals.items():
+            self.spectra = {**self.spectra, name: spectrum}
+            self.staleness = {**self.staleness, name: staleness}
+            self._figures[name] = spectrum.exponent, staleness
             regularizer = layers[name].activity_regularizer
-            watch = self._watches.setdefault(
-                name, PenaltyWatch(regularizer.target, regularizer.tau)
-            )
-            steps = watch.observe(step, renewal.staleness, renewal.spectrum)
-            if steps is not None:
-                watch.warn_of_stale_basis(name, regularizer, steps)
+            if name not in self._watches and regularizer.beta:
+                watch = PenaltyWatch(name, regularizer.target, regularizer.tau)
+                self._watches[name] = watch
+            if name in self._watches:
+                self._watches[name].observe(step, staleness, spectrum)
 
     def _draw(self) -> Any:
         """What to measure on: `x`, or its first examples, read before training."""
@@ -685,7 +690,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                     if count < needed:
                         seen.append(f"layer '{name}': {count} of {needed}")
                     basis.discard()
-        if not missing or not self._steps:
+        if not missing or not self._course.steps:
             return  # known from an earlier training, or there was none
         reason = "before a refresh was due"
         if seen:
@@ -694,9 +699,10 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                 f"with too few samples of activations for an eigenbasis ({samples})"
             )
         warnings.warn(
-            f"The spectral penalty never acted: training ended after {self._steps} "
-            f"steps, {reason}. Train for longer, or pass the training data: "
-            "`keras_powerlaw.EigenbasisRefresh(x_train)`. A layer without any does not "
-            "know that it trains: pass `training` on to it in the model's `call()`.",
+            "The spectral penalty never acted: training ended after "
+            f"{self._course.steps} steps, {reason}. Train for longer, or pass the "
+            "training data: `keras_powerlaw.EigenbasisRefresh(x_train)`. A layer "
+            "without any does not know that it trains: pass `training` on to it in the "
+            "model's `call()`.",
             stacklevel=2,
         )

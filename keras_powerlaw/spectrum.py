@@ -554,18 +554,15 @@ class Covariance:
             divisor, rank = self.count - 1, self.count - 1  # centering has taken one
         else:
             matrix, divisor, rank = self._lower_triangle(), 1, self.units
-        found = np.zeros(min(components or self.units, self.units))
-        size, number = len(matrix), min(len(found), rank)
-        ascending = scipy.linalg.eigh(
-            matrix,
-            eigvals_only=True,
-            subset_by_index=None if number == size else (size - number, size - 1),
-            overwrite_a=True,
-        )
+        # All of them, which costs no more than some: most of it is the reduction to a
+        # tridiagonal matrix.
+        ascending = scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True)
         # Rounding can leave eigenvalues of a singular covariance slightly below zero.
-        found[:number] = np.maximum(ascending[::-1], 0.0) / divisor
+        largest = np.maximum(ascending[::-1][:rank], 0.0) / divisor
+        found = np.zeros(self.units)
+        found[: len(largest)] = largest
         self._largest = float(found[0])
-        return found
+        return found[:components]
 
     def eigenvectors(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Eigenvalues, largest first, and eigenvectors in columns, in LAPACK (`syevd`).

@@ -3,8 +3,6 @@
 import ast
 import functools
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,14 +34,6 @@ OPTIONAL = {
     "tensorflow_datasets",
     "torch",
 }
-
-# The modules that read a report in JSON where there is no Keras.
-WITHOUT_KERAS = (
-    "robustness.flags",
-    "robustness.report",
-    "robustness.summary",
-    "robustness.tables",
-)
 
 INTERNALS = PACKAGE / "keras_internals.py"
 UNDERSCORED = {
@@ -198,30 +188,3 @@ class TestTheRulesThemselves:
     )
     def test_an_internal_name_of_keras(self, text, name):
         assert list(keras_internals(text)) == [name]
-
-
-def test_a_report_is_read_without_keras(tmp_path):
-    """By modules that stand in the package, but not through its `__init__`."""
-    report = tmp_path / "report.json"
-    report.write_text(
-        '{"epsilons": [0.1], "clean_correct": "11", "correct": {"pgd": ["10"]}, '
-        '"settings": {}}'
-    )
-    code = f"""
-import sys, types
-sys.modules["keras"] = None  # importing it fails
-package = types.ModuleType("keras_powerlaw")
-package.__path__ = [{str(PACKAGE)!r}]
-sys.modules["keras_powerlaw"] = package
-import importlib
-for name in {WITHOUT_KERAS}:
-    importlib.import_module("keras_powerlaw." + name)
-from keras_powerlaw.robustness.report import RobustnessReport
-report = RobustnessReport.from_json(open({str(report)!r}).read())
-print(report, report.flags, report.worst_case_accuracy)
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert "50.0" in result.stdout

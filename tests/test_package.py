@@ -11,7 +11,6 @@ import pytest
 from backend import without
 
 import keras_powerlaw
-from keras_powerlaw.robustness.attacks.table import ATTACKS
 
 ROOT = Path(__file__).parent.parent
 OPTIONAL = ["cleverhans", "matplotlib", "sklearn", "tensorflow_datasets"]
@@ -50,8 +49,8 @@ def test_a_missing_backend_is_named(backend, title):
 
 def test_advice_names_extras_that_exist():
     extras = importlib.metadata.metadata("keras-powerlaw").get_all("Provides-Extra")
-    attacks = {attack.requires.extra for attack in ATTACKS if attack.requires}
-    assert attacks | {"tensorflow", "jax", "torch", "plots"} <= set(extras)
+    named = {"robustness", "strong", "tensorflow", "jax", "torch", "plots"}
+    assert named <= set(extras)
 
 
 def test_links_are_absolute_where_the_readme_is_shown_without_the_repository():

@@ -1,121 +1,116 @@
-"""Spectra of samples of anything, against NumPy."""
+"""cvPCA, against the definition and on recordings whose signal is known."""
 
 import numpy as np
 import pytest
 
 import keras_powerlaw as kp
-from keras_powerlaw import arguments
-
-# More samples than units, as many, fewer.
-SHAPES = [(90, 30), (40, 40), (30, 90)]
 
 
-def samples(shape, alpha=1.0, dtype="float64", seed=0):
+def repeats(shape, noise, alpha=1.0, seed=0):
+    """Two recordings of one signal, n^(−α), in white noise of `noise` times its sum."""
     rng = np.random.default_rng(seed)
-    scales = np.arange(1, shape[1] + 1) ** (-alpha / 2)
-    return (5 + rng.normal(size=shape) * scales).astype(dtype)
+    variances = np.arange(1, shape[1] + 1) ** -alpha
+    signal = rng.normal(size=shape) * np.sqrt(variances)
+    scale = np.sqrt(noise * variances.sum() / shape[1])
+    return [signal + scale * rng.normal(size=shape) for _ in range(2)]
 
 
-def expected(data):
-    found = np.linalg.eigvalsh(np.cov(data.astype("float64"), rowvar=False))
-    return np.maximum(found[::-1], 0)
+def by_definition(first, second, splits, seed):
+    """Stringer et al. (2019): PCA of one repeat, covariance of both projections."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(splits):
+        swapped = rng.integers(2, size=len(first)) == 1
+        a, b = first.copy(), second.copy()
+        a[swapped], b[swapped] = second[swapped], first[swapped]
+        a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+        _, _, components = np.linalg.svd(a, full_matrices=False)
+        components = components[: min(len(a) - 1, a.shape[1])]
+        found.append([np.sum((a @ v) * (b @ v)) / (len(a) - 1) for v in components])
+    return np.mean(found, axis=0)
 
 
-class TestFromSamples:
-    @pytest.mark.parametrize("dtype", ["float64", "float32"])
-    @pytest.mark.parametrize("shape", SHAPES)
-    def test_equals_numpy_whatever_the_batches(self, shape, dtype):
-        data = samples(shape, dtype=dtype)
-        eigenvalues = expected(data)
-        tolerance = 10 * np.finfo(dtype).eps * eigenvalues[0]
-        batches = np.array_split(data, 4)
-        for given in (data, batches, (batch for batch in batches)):
-            spectrum = kp.Spectrum.from_samples(given)
-            np.testing.assert_allclose(
-                spectrum.eigenvalues, eigenvalues, atol=tolerance
-            )
-            assert spectrum.rank == min(shape[0] - 1, shape[1])
-
-    def test_counts_are_numbers(self):
-        counts = np.random.default_rng(0).poisson(3.0, size=(50, 20))
-        spectrum = kp.Spectrum.from_samples(counts)
-        np.testing.assert_allclose(spectrum.eigenvalues, expected(counts))
-
-    def test_reads_a_file_in_parts(self, tmp_path, monkeypatch):
-        data = samples((3000, 4))
-        np.save(tmp_path / "recording.npy", data)
-        mapped = np.load(tmp_path / "recording.npy", mmap_mode="r")
-        np.testing.assert_allclose(
-            kp.Spectrum.from_samples(mapped).eigenvalues, expected(data)
-        )
-
-    def test_forms_no_square_of_the_units_of_a_wide_recording(self, monkeypatch):
-        # Room for the samples and their Gram matrix, but not for a covariance.
-        monkeypatch.setattr(arguments, "installed_memory", lambda: 2**20)
-        data = samples((20, 2000), dtype="float32")
-        spectrum = kp.Spectrum.from_samples(data)
-        singular = np.linalg.svd(data - data.mean(axis=0), compute_uv=False)
-        np.testing.assert_allclose(
-            spectrum.eigenvalues[:19], singular[:19] ** 2 / 19, rtol=1e-4
-        )
-        with pytest.raises(ValueError, match="Too wide for covariances"):
-            kp.Spectrum.from_samples(samples((200, 2000)))
-
-    @pytest.mark.parametrize(
-        ("bad", "message"),
-        [
-            (np.zeros((1, 3)), "at least two samples"),
-            (np.zeros(3), "an array of shape"),
-            (np.full((4, 3), np.nan), "finite numbers"),
-            (np.zeros((4, 3), complex), "real numbers"),
-            ([np.zeros((4, 3)), np.zeros((4, 2))], "the same units, 3"),
-            ([], "at least two samples"),
-            (3, "an array or an iterable"),
-        ],
+@pytest.mark.parametrize("shape", [(90, 30), (40, 40), (30, 90)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_equals_the_definition(shape, dtype):
+    first, second = (5 + each.astype(dtype) for each in repeats(shape, 1.0))
+    spectrum = kp.cross_validated_spectrum(first, second, splits=4, seed=3)
+    expected = by_definition(first, second, 4, 3)
+    tolerance = 1e-9 if dtype == "float64" else 1e-4
+    np.testing.assert_allclose(
+        spectrum.eigenvalues, expected, atol=tolerance * expected[0]
     )
-    def test_refuses_what_has_no_spectrum(self, bad, message):
-        with pytest.raises(ValueError, match=f"argument `samples`.*{message}"):
-            kp.Spectrum.from_samples(bad)
-
-    @pytest.mark.parametrize("bad", [0, 1.5, "all", True])
-    def test_refuses_other_numbers_of_components(self, bad):
-        with pytest.raises(ValueError, match="argument `components`. Expected"):
-            kp.Spectrum.from_samples(samples((9, 3)), components=bad)
 
 
-class TestLeadingEigenvalues:
-    @pytest.mark.parametrize("shape", [(400, 150), (150, 400)])
-    @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
-    def test_agree_with_the_full_decomposition(self, shape, alpha):
-        data = samples(shape, alpha)
-        full = kp.Spectrum.from_samples(data)
-        leading = kp.Spectrum.from_samples(data, components=40)
-        np.testing.assert_allclose(
-            leading.eigenvalues, full.eigenvalues[:40], rtol=1e-9
-        )
-        np.testing.assert_allclose(leading.variance, full.variance)
+@pytest.mark.parametrize("alpha", [0.7, 1.0, 1.5])
+@pytest.mark.parametrize("noise", [0.5, 1.0, 4.0])
+def test_finds_the_exponent_that_noise_hides(noise, alpha):
+    first, second = repeats((2000, 100), noise, alpha)
+    spectrum = kp.cross_validated_spectrum(first, second, fit_range=(2, 30), splits=3)
+    plain = kp.Spectrum.from_samples(first, fit_range=(2, 30))
+    clean = kp.Spectrum.from_samples(repeats((2000, 100), 0.0, alpha)[0])
+    assert abs(spectrum.exponent - alpha) < 0.15
+    assert plain.exponent < alpha - 0.15
+    # The variance of the signal, that of the noise left out.
+    np.testing.assert_allclose(spectrum.eigenvalues.sum(), clean.variance, rtol=0.05)
 
-    def test_as_many_as_there_are(self):
-        data = samples((20, 50))
-        spectrum = kp.Spectrum.from_samples(data, components=50)
-        np.testing.assert_allclose(spectrum.eigenvalues, expected(data), atol=1e-12)
 
-    def test_of_a_low_rank(self):
-        data = samples((200, 3)) @ np.random.default_rng(1).normal(size=(3, 400))
-        spectrum = kp.Spectrum.from_samples(data, components=20)
-        assert spectrum.rank == 3
-        np.testing.assert_allclose(spectrum.eigenvalues[:3], expected(data)[:3])
+def test_of_two_equal_repeats_is_the_spectrum():
+    first, _ = repeats((60, 200), 0.0)
+    spectrum = kp.cross_validated_spectrum(first, first, fit_range=(2, 40))
+    plain = kp.Spectrum.from_samples(first, fit_range=(2, 40))
+    np.testing.assert_allclose(spectrum.eigenvalues, plain.eigenvalues[:59])
+    np.testing.assert_allclose(spectrum.exponent, plain.exponent)
+    np.testing.assert_allclose(spectrum.exponent_interval, plain.exponent_interval)
+    assert spectrum.dimension_90 == plain.dimension_90
+    assert spectrum.negative == 0
 
-    def test_figures_that_need_the_others_are_unknown(self):
-        data = samples((200, 150), alpha=0.2)
-        spectrum = kp.Spectrum.from_samples(data, components=10)
-        full = kp.Spectrum.from_samples(data)
-        assert np.isnan(spectrum.dimension_90)
-        assert np.isnan(spectrum.participation_ratio)
-        assert np.isnan(spectrum.effective_rank)
-        np.testing.assert_allclose(spectrum.stable_rank, full.stable_rank, rtol=1e-9)
-        steep = samples((200, 150), alpha=3.0)
-        assert (
-            kp.Spectrum.from_samples(steep, components=20).dimension_90
-            == kp.Spectrum.from_samples(steep).dimension_90
-        )
+
+def test_negative_values_are_kept_and_said():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 100, 60))  # noise alone
+    spectrum = kp.cross_validated_spectrum(first, second, fit_range=(5, 50), splits=1)
+    below = np.sum(spectrum.eigenvalues[4:50] <= 0)
+    assert spectrum.negative == below > 10
+    assert len(spectrum.eigenvalues) == spectrum.rank == 60
+
+
+def test_splits_depend_on_the_seed_alone():
+    first, second = repeats((40, 20), 1.0)
+    found = [
+        kp.cross_validated_spectrum(first, second, splits=2, seed=seed).eigenvalues
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.abs(found[0] - found[2]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (np.zeros((5, 4)), "argument `second`. Expected responses of the same shape"),
+        (np.zeros(6), "argument `second`. Expected an array of real numbers"),
+        (np.full((6, 4), np.inf), "argument `second`. Expected finite numbers"),
+    ],
+)
+def test_refuses_what_is_no_second_repeat(second, message):
+    with pytest.raises(ValueError, match=message):
+        kp.cross_validated_spectrum(np.zeros((6, 4)), second)
+
+
+@pytest.mark.parametrize("name, bad", [("splits", 0), ("seed", -1), ("fit_range", 3)])
+def test_refuses_other_options(name, bad):
+    with pytest.raises(ValueError, match=f"argument `{name}`. Expected"):
+        kp.cross_validated_spectrum(*repeats((9, 4), 1.0), **{name: bad})
+
+
+def test_is_plotted_beside_a_spectrum():
+    first, second = repeats((100, 60), 2.0)
+    spectra = {
+        "signal": kp.cross_validated_spectrum(first, second, splits=1),
+        "recording": kp.Spectrum.from_samples(first),
+    }
+    assert np.any(spectra["signal"].eigenvalues < 0)
+    ax = kp.plot_spectrum(spectra)
+    shown = ax.lines[0].get_ydata()
+    assert len(shown) == 60 and np.nanmin(shown) > 0
