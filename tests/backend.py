@@ -40,7 +40,8 @@ sys.meta_path[:] = map(Without, sys.meta_path)
 
 def to_numpy(tensor):
     """Any dtype, bfloat16 included, as NumPy's float64."""
-    return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")).astype(float)
+    tensor = keras.ops.stop_gradient(keras.ops.cast(tensor, "float32"))
+    return keras.ops.convert_to_numpy(tensor).astype(float)
 
 
 def value_and_gradient(function, x):

@@ -1,6 +1,6 @@
 """One of two processes on JAX's CPU devices; see test_distribution.py.
 
-Usage: jax_worker.py DATA OUTPUT PORT INDEX SOURCE
+Usage: jax_worker.py DATA OUTPUT INDEX PORT SOURCE
 """
 
 import sys
@@ -12,7 +12,8 @@ from test_distribution import NO_GLOO, PER_PROCESS, PROCESSES, compiled_model
 
 import keras_powerlaw as kp
 
-data, output, port, index, source = (*sys.argv[1:4], int(sys.argv[4]), sys.argv[5])
+data, output, index, port, source = sys.argv[1:]
+index = int(index)
 
 try:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -56,10 +57,10 @@ regularizer = model.layers[0].activity_regularizer
 results = {
     **{f"log {name}": values for name, values in logs.items()},
     **{f"weight{i}": weight for i, weight in enumerate(model.get_weights())},
-    "basis": regularizer.eigenbasis.to_float32(),
+    "basis": regularizer.eigenbasis.to_arrays()["vectors"],
     "spectrum": kp.measure_spectrum(model, x, "first").eigenvalues,
 }
 # As where the processes' LAPACKs give their eigenvectors different signs.
 regularizer.eigenbasis.assign(results["basis"] * (-1) ** index, 0.1, 1.0)
-results["assigned"] = regularizer.eigenbasis.to_float32()
+results["assigned"] = regularizer.eigenbasis.to_arrays()["vectors"]
 np.savez(output, devices=jax.device_count(), **results)

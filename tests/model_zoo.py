@@ -15,32 +15,21 @@ from models import feature_map, hidden, network
 CLASSES = 4
 WORDS = np.array(["one", "two", "three", "four", "five"])
 
-ZOO = {}
-STRINGS = {"text", "words"}
+STRINGS = {"text"}
 # Layers that compute with TensorFlow, which no step compiled by JAX can call.
-LOOKUPS = {"integer_lookup", "crossed_features"}
+LOOKUPS = {"integer_lookup"}
 # On JAX, where compiling a model takes seconds, only these are tried by default.
 QUICK_ON_JAX = {
     *("dense", "batch_norm", "dropout_and_noise", "adapted_normalization"),
     *("shared_layer", "nested_sequential", "mixed_float16"),
 }
 # Hundreds of layers, and seconds for every step.
-SLOW = {
-    "EfficientNetB0",
-    "MobileNetV2",
-}
-
-
-def member(build):
-    """Adds a model to the zoo, under the name of the function that builds it."""
-    ZOO[build.__name__] = build
-    return build
+SLOW = {"EfficientNetB0", "MobileNetV2"}
 
 
 def zoo(*names):
     """Parameters for a test that takes a `name` of the zoo; all, if none is given."""
     strings = only("tensorflow", why="only TensorFlow has tensors of strings")
-
     lookups = only("tensorflow", "torch", why="no compiled step can call TensorFlow")
 
     def parameter(name):
@@ -89,309 +78,112 @@ def examples_for(model, count, seed=0):
     return x, rng.integers(CLASSES, size=count)
 
 
-def logits(x):
-    return layers.Dense(CLASSES, dtype="float32", name="logits")(x)
+def functional(build, *shapes, dtype="float32"):
+    """The model whose last layer but one is what `build` makes of the inputs."""
+    inputs = [keras.Input(shape, dtype=dtype) for shape in shapes]
+    logits = layers.Dense(CLASSES, dtype="float32", name="logits")(build(*inputs))
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], logits)
 
 
-# Sequential
+def base(*parts):
+    return keras.Sequential([keras.Input((12,)), *parts], name="base")
 
 
-@member
-def dense():
-    return network(hidden(16), layers.ReLU())
+def adapted(layer, data):
+    layer.adapt(data)
+    return layer
 
 
-@member
-def batch_norm():
-    return network(hidden(16, name="first"), layers.BatchNormalization(name="hidden"))
+def frozen(layer):
+    layer.trainable = False
+    return layer
 
 
-@member
-def dropout_and_noise():
-    return network(layers.GaussianNoise(0.1), hidden(16), layers.Dropout(0.5))
+def residual(x):
+    x = layers.Dense(16, activation="relu")(x)
+    return layers.Add(name="hidden")([x, layers.Dense(16)(x)])
 
 
-@member
+def shared_layer(one, two):
+    shared = hidden(16)
+    return layers.Subtract()([shared(one), shared(two)])
+
+
+def siamese(one, two):
+    """One model, called on both inputs."""
+    tower = base(hidden(16))
+    return layers.Concatenate()([tower(one), tower(two)])
+
+
+def operations(x):
+    """Arithmetic on tensors, which Keras makes operations of, not layers."""
+    x = hidden(16)(ops.tanh(x) * 2 + 1)
+    return x[:, :8] - ops.mean(x, axis=-1, keepdims=True)
+
+
+def text(x):
+    tokens = layers.TextVectorization(max_tokens=10, output_sequence_length=4)
+    adapted(tokens, ["one two two", "three two"])
+    return hidden(16)(layers.Flatten()(layers.Embedding(10, 5)(tokens(x))))
+
+
+def masked_sequence(x):
+    x = layers.Embedding(5, 8, mask_zero=True)(x)
+    return hidden(16)(layers.Bidirectional(layers.GRU(6, dropout=0.2))(x))
+
+
+def transformer(x):
+    attended = layers.MultiHeadAttention(2, 4, dropout=0.1)(x, x)
+    x = layers.LayerNormalization()(layers.Add()([x, attended]))
+    return layers.GlobalAveragePooling1D()(layers.Dense(8, "gelu", name="hidden")(x))
+
+
+def named_inputs():
+    one, two = keras.Input((12,), name="one"), keras.Input((6,), name="two")
+    merged = layers.Multiply()([hidden(16)(one), layers.Dense(16)(two)])
+    logits = layers.Dense(CLASSES, name="logits")(merged)
+    return keras.Model({"one": one, "two": two}, logits)
+
+
+def application(name, **settings):
+    """With weights that are drawn, not downloaded, and a classifier of its own."""
+    make = getattr(keras.applications, name)
+    features = make(weights=None, include_top=False, pooling="avg", **settings)
+    return functional(lambda x: hidden(16)(features(x)), (32, 32, 3))
+
+
+def weight_penalties():
+    settings = {"kernel_regularizer": "l2", "kernel_constraint": "max_norm"}
+    return network(
+        layers.Dense(16, name="hidden", **settings),
+        layers.ActivityRegularization(l2=1e-3),
+        layers.PReLU(),
+    )
+
+
+def augmentation():
+    shifts = layers.RandomFlip(seed=1), layers.RandomTranslation(0.1, 0.1)
+    parts = layers.Rescaling(1 / 255), *shifts, layers.Flatten(), hidden(16)
+    return network(*parts, shape=(6, 6, 3))
+
+
+def normalizations():
+    before = layers.LayerNormalization(), layers.UnitNormalization()
+    after = layers.GroupNormalization(4), layers.RMSNormalization()
+    return network(*before, hidden(16), *after)
+
+
 def convolutional():
     pool = layers.MaxPooling2D(name="hidden")
     return network(feature_map(4), pool, layers.Flatten(), shape=(8, 8, 1))
 
 
-@member
-def one_dimensional():
-    convolution = layers.Conv1D(6, 3, name="hidden")
-    return network(convolution, layers.GlobalMaxPooling1D(), shape=(9, 2))
-
-
-@member
 def depthwise_and_transposed():
-    return network(
-        layers.SeparableConv2D(4, 3),
-        layers.DepthwiseConv2D(3),
-        layers.Conv2DTranspose(6, 2, name="hidden"),
-        layers.GlobalAveragePooling2D(),
-        shape=(8, 8, 2),
-    )
+    first = layers.SeparableConv2D(4, 3), layers.DepthwiseConv2D(3)
+    last = layers.Conv2DTranspose(6, 2, name="hidden")
+    return network(*first, last, layers.GlobalAveragePooling2D(), shape=(8, 8, 2))
 
 
-@member
-def learned_activations():
-    return network(layers.Dense(10), layers.PReLU(), hidden(8), layers.LeakyReLU())
-
-
-@member
-def weight_penalties():
-    return network(
-        layers.Dense(
-            16,
-            kernel_regularizer="l2",
-            kernel_constraint="max_norm",
-            kernel_initializer=keras.initializers.Orthogonal(seed=1),
-            name="hidden",
-        ),
-        layers.ActivityRegularization(l2=1e-3),
-    )
-
-
-@member
-def another_activity_regularizer():
-    penalized = hidden(9, keras.regularizers.L2(1e-3), name="penalized")
-    return network(penalized, hidden(16))
-
-
-# Normalization and preprocessing
-
-
-@member
-def adapted_normalization():
-    normalization = layers.Normalization()
-    normalization.adapt(np.random.default_rng(0).normal(2, 0.5, size=(50, 12)))
-    return network(normalization, hidden(16))
-
-
-@member
-def given_normalization():
-    normalization = layers.Normalization(mean=[1.0] * 12, variance=[4.0] * 12)
-    return network(normalization, hidden(16))
-
-
-@member
-def discretization():
-    edges = layers.Discretization(num_bins=4)
-    edges.adapt(np.random.default_rng(0).random(size=(50, 12)).astype("float32"))
-    return network(edges, layers.Rescaling(1 / 4), hidden(16))
-
-
-@member
-def augmentation():
-    return network(
-        layers.Rescaling(1 / 255),
-        layers.RandomFlip(seed=1),
-        layers.RandomTranslation(0.1, 0.1),
-        layers.Flatten(),
-        hidden(16),
-        shape=(6, 6, 3),
-    )
-
-
-@member
-def normalizations():
-    return network(
-        layers.LayerNormalization(),
-        layers.UnitNormalization(),
-        hidden(16),
-        layers.GroupNormalization(4),
-        layers.RMSNormalization(),
-    )
-
-
-@member
-def integer_lookup():
-    inputs = keras.Input((3,), dtype="int32")
-    codes = layers.IntegerLookup(output_mode="multi_hot")
-    codes.adapt(np.array([1, 1, 1, 3, 3, 4]))
-    return keras.Model(inputs, logits(hidden(16)(codes(inputs))))
-
-
-@member
-def crossed_features():
-    one, two = (keras.Input((1,), dtype="int32", name=name) for name in ("one", "two"))
-    crossed = layers.HashedCrossing(10, output_mode="one_hot")((one, two))
-    return keras.Model({"one": one, "two": two}, logits(hidden(16)(crossed)))
-
-
-@member
-def words():
-    """Strings, which only TensorFlow has tensors of."""
-    inputs = keras.Input((3,), dtype="string")
-    codes = layers.StringLookup(output_mode="multi_hot")
-    codes.adapt(["one", "one", "two", "three", "three", "three"])
-    return keras.Model(inputs, logits(hidden(16)(codes(inputs))))
-
-
-@member
-def text():
-    inputs = keras.Input((), dtype="string")
-    tokens = layers.TextVectorization(max_tokens=10, output_sequence_length=4)
-    tokens.adapt(["one two two", "three two"])
-    x = layers.Flatten()(layers.Embedding(10, 5)(tokens(inputs)))
-    return keras.Model(inputs, logits(hidden(16)(x)))
-
-
-# Functional
-
-
-@member
-def functional():
-    inputs = keras.Input((12,))
-    return keras.Model(inputs, logits(hidden(16)(inputs)), name="functional")
-
-
-@member
-def residual():
-    inputs = keras.Input((12,))
-    first = layers.Dense(16, activation="relu")(inputs)
-    added = layers.Add(name="hidden")([first, layers.Dense(16)(first)])
-    return keras.Model(inputs, logits(added))
-
-
-@member
-def two_inputs():
-    one, two = keras.Input((12,), name="one"), keras.Input((6,), name="two")
-    merged = layers.Concatenate()([hidden(16)(one), layers.Dense(5)(two)])
-    return keras.Model([one, two], logits(merged))
-
-
-@member
-def named_inputs():
-    one, two = keras.Input((12,), name="one"), keras.Input((6,), name="two")
-    merged = layers.Multiply()([hidden(16)(one), layers.Dense(16)(two)])
-    return keras.Model({"one": one, "two": two}, logits(merged))
-
-
-@member
-def shared_layer():
-    one, two = keras.Input((12,)), keras.Input((12,))
-    shared = hidden(16)
-    return keras.Model(
-        [one, two], logits(layers.Subtract()([shared(one), shared(two)]))
-    )
-
-
-@member
-def operations():
-    """Arithmetic on tensors, which Keras makes operations of, not layers."""
-    inputs = keras.Input((12,))
-    x = hidden(16)(ops.tanh(inputs) * 2 + 1)
-    return keras.Model(inputs, logits(x[:, :8] - ops.mean(x, axis=-1, keepdims=True)))
-
-
-@member
-def gated():
-    """A layer's output used twice."""
-    inputs = keras.Input((12,))
-    x = hidden(16)(inputs)
-    gate = layers.Dense(16, activation="sigmoid")(x)
-    return keras.Model(inputs, logits(layers.multiply([x, gate])))
-
-
-# Models in models
-
-
-@member
-def nested_sequential():
-    base = keras.Sequential(
-        [keras.Input((12,)), layers.Dense(20, "relu"), hidden(16)], name="base"
-    )
-    return network(base, layers.Dropout(0.2))
-
-
-@member
-def nested_functional():
-    inputs = keras.Input((12,))
-    skip = layers.Dense(16, name="skip")(inputs)
-    base = keras.Model(inputs, layers.Add()([hidden(16)(inputs), skip]), name="base")
-    outer = keras.Input((12,))
-    return keras.Model(outer, logits(base(outer)))
-
-
-@member
-def nested_twice():
-    inner = keras.Sequential([keras.Input((12,)), hidden(16)], name="inner")
-    outer = keras.Sequential([keras.Input((12,)), inner, layers.BatchNormalization()])
-    return network(outer)
-
-
-@member
-def siamese():
-    """One model, called on both inputs."""
-    base = keras.Sequential([keras.Input((12,)), hidden(16)], name="base")
-    one, two = keras.Input((12,)), keras.Input((12,))
-    return keras.Model([one, two], logits(layers.Concatenate()([base(one), base(two)])))
-
-
-@member
-def frozen_base():
-    base = keras.Sequential([keras.Input((12,)), layers.Dense(20), hidden(16)])
-    base.trainable = False
-    return network(base, layers.Dense(16, "relu"))
-
-
-# Recurrent, attention, wrappers
-
-
-@member
-def lstm():
-    return network(layers.LSTM(8), hidden(16), shape=(5, 3))
-
-
-@member
-def regularized_gru():
-    return network(
-        layers.GRU(8, return_sequences=True, dropout=0.2, name="hidden"),
-        layers.SimpleRNN(6),
-        shape=(5, 3),
-    )
-
-
-@member
-def bidirectional():
-    both = layers.Bidirectional(layers.LSTM(4), name="hidden")
-    return network(both, shape=(5, 3))
-
-
-@member
-def masked_sequence():
-    inputs = keras.Input((6,), dtype="int32")
-    x = layers.Embedding(5, 8, mask_zero=True)(inputs)
-    return keras.Model(inputs, logits(hidden(16)(layers.LSTM(6)(x))))
-
-
-@member
-def time_distributed():
-    steps = layers.TimeDistributed(layers.Dense(5), name="hidden")
-    return network(steps, layers.GlobalAveragePooling1D(), shape=(5, 3))
-
-
-@member
-def transformer():
-    inputs = keras.Input((6, 8))
-    attended = layers.MultiHeadAttention(2, 4, dropout=0.1)(inputs, inputs)
-    x = layers.LayerNormalization()(layers.Add()([inputs, attended]))
-    x = layers.GlobalAveragePooling1D()(layers.Dense(8, "gelu", name="hidden")(x))
-    return keras.Model(inputs, logits(x))
-
-
-@member
-def spectral_normalization():
-    inner = layers.SpectralNormalization(layers.Dense(10, activation="tanh"))
-    return network(inner, hidden(16))
-
-
-# Mixed precision
-
-
-@member
 def mixed_float16():
     return network(
         layers.Dense(16, activation="relu", dtype="mixed_float16"),
@@ -400,32 +192,64 @@ def mixed_float16():
     )
 
 
-@member
-def mixed_bfloat16():
-    return network(
-        layers.Conv2D(4, 3, dtype="mixed_bfloat16", name="hidden"),
-        layers.Flatten(),
-        shape=(6, 6, 1),
-    )
-
-
-# keras.applications
-
-
-def application(constructor, **settings):
-    """With weights that are drawn, not downloaded, and a classifier of its own."""
-    features = constructor(
-        weights=None, include_top=False, input_shape=(32, 32, 3), **settings
-    )
-    x = layers.GlobalAveragePooling2D()(features.output)
-    return keras.Model(features.inputs, logits(hidden(16)(x)))
-
-
-@member
-def MobileNetV2():
-    return application(keras.applications.MobileNetV2, alpha=0.35)
-
-
-@member
-def EfficientNetB0():
-    return application(keras.applications.EfficientNetB0)
+ZOO = {
+    "dense": lambda: network(hidden(16), layers.ReLU()),
+    "batch_norm": lambda: network(
+        hidden(16, name="first"), layers.BatchNormalization(name="hidden")
+    ),
+    "dropout_and_noise": lambda: network(
+        layers.GaussianNoise(0.1), hidden(16), layers.Dropout(0.5)
+    ),
+    "convolutional": convolutional,
+    "depthwise_and_transposed": depthwise_and_transposed,
+    "weight_penalties": weight_penalties,
+    "another_activity_regularizer": lambda: network(
+        hidden(9, keras.regularizers.L2(1e-3), name="penalized"), hidden(16)
+    ),
+    # Preprocessing
+    "adapted_normalization": lambda: network(
+        adapted(layers.Normalization(), np.arange(24.0).reshape(2, 12)), hidden(16)
+    ),
+    "augmentation": augmentation,
+    "normalizations": normalizations,
+    "integer_lookup": lambda: functional(
+        lambda x: hidden(16)(
+            adapted(layers.IntegerLookup(output_mode="multi_hot"), np.arange(4))(x)
+        ),
+        (3,),
+        dtype="int32",
+    ),
+    "text": lambda: functional(text, (), dtype="string"),
+    # Graphs and models in models
+    "residual": lambda: functional(residual, (12,)),
+    "named_inputs": named_inputs,
+    "shared_layer": lambda: functional(shared_layer, (12,), (12,)),
+    "operations": lambda: functional(operations, (12,)),
+    "nested_sequential": lambda: network(
+        base(layers.Dense(20, "relu"), hidden(16)), layers.Dropout(0.2)
+    ),
+    "nested_twice": lambda: network(
+        keras.Sequential(
+            [keras.Input((12,)), base(hidden(16)), layers.BatchNormalization()]
+        )
+    ),
+    "siamese": lambda: functional(siamese, (12,), (12,)),
+    "frozen_base": lambda: network(
+        frozen(base(layers.Dense(20), hidden(16))), layers.Dense(16, "relu")
+    ),
+    # Sequences and wrappers
+    "lstm": lambda: network(layers.LSTM(8), hidden(16), shape=(5, 3)),
+    "masked_sequence": lambda: functional(masked_sequence, (6,), dtype="int32"),
+    "time_distributed": lambda: network(
+        layers.TimeDistributed(layers.Dense(5), name="hidden"),
+        layers.GlobalAveragePooling1D(),
+        shape=(5, 3),
+    ),
+    "transformer": lambda: functional(transformer, (6, 8)),
+    "spectral_normalization": lambda: network(
+        layers.SpectralNormalization(layers.Dense(10, activation="tanh")), hidden(16)
+    ),
+    "mixed_float16": mixed_float16,
+    "MobileNetV2": lambda: application("MobileNetV2", alpha=0.35),
+    "EfficientNetB0": lambda: application("EfficientNetB0"),
+}

@@ -52,6 +52,25 @@ def eigenvectors(activity):
     return np.linalg.eigh(np.cov(flat, rowvar=False))[1][:, ::-1]
 
 
+def eigenvalues(samples):
+    """Those of the covariance, largest first."""
+    return np.linalg.eigvalsh(np.cov(samples, rowvar=False))[::-1]
+
+
+def samples(activity, reduction):
+    """The samples of units, taken one example and one position at a time."""
+    rows = []
+    for example in activity:
+        positions = [example[index] for index in np.ndindex(example.shape[:-1])]
+        if reduction == "flatten":
+            rows.append(np.concatenate(positions))
+        elif reduction == "channels":
+            rows.extend(positions)
+        else:
+            rows.append(sum(positions) / len(positions))
+    return np.stack(rows)
+
+
 def orthonormal(units, rng):
     return np.linalg.qr(rng.normal(size=(units, units)))[0]
 
@@ -61,3 +80,12 @@ def directional_derivative(function, x, direction, step=1e-5):
     return (function(x + step * direction) - function(x - step * direction)) / (
         2 * step
     )
+
+
+def assert_is_gradient(gradient, function, x, rng, tolerance=1e-3):
+    """Of a scalar function in NumPy, along five random directions."""
+    directions = rng.normal(size=(5, *x.shape))
+    found = [np.sum(gradient * direction) for direction in directions]
+    expected = [directional_derivative(function, x, each) for each in directions]
+    error = np.linalg.norm(np.subtract(found, expected))
+    assert error <= tolerance * np.linalg.norm(expected)

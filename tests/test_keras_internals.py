@@ -1,4 +1,4 @@
-"""The guards: another Keras, or another cleverhans, fails early and with a sentence."""
+"""What is undocumented in Keras is there, or the import fails with a sentence."""
 
 import subprocess
 import sys
@@ -6,9 +6,12 @@ import sys
 import keras
 import numpy as np
 import pytest
-from backend import only
+from backend import only, to_numpy
+from datasets import gaussian
+from keras import layers
+from models import compiled, hidden, network
 
-import keras_powerlaw as kp
+from keras_powerlaw import keras_internals as internals
 
 
 @pytest.mark.parametrize(
@@ -29,16 +32,44 @@ def test_another_keras_is_refused_at_import(removed, named):
     assert named in error
 
 
-@only("tensorflow", why="nothing is replaced in cleverhans there")
-@pytest.mark.parametrize("change", ["no such gradient", "a gradient of its own"])
-def test_another_cleverhans_is_refused_before_it_attacks(change, monkeypatch):
-    from cleverhans.tf2.attacks import fast_gradient_method as module
+def test_a_view_of_a_layer_shares_all_but_what_is_changed():
+    layer = layers.Dense(3, activation="softmax")
+    x = gaussian(5)[0]
+    layer(x)
+    view = internals.view_of_layer(layer, activation=keras.activations.linear)
+    layer.kernel.assign(2 * layer.kernel)
+    found, expected = to_numpy(keras.ops.softmax(view(x))), to_numpy(layer(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert layer.activation is keras.activations.softmax
 
-    if change == "no such gradient":
-        monkeypatch.delattr(module, "compute_gradient")
-    else:
-        monkeypatch.setattr(module, "fast_gradient_method", lambda model_fn, x: x)
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    x, y = np.full((5, 4), 0.5), np.zeros(5, int)
-    with pytest.raises(ImportError, match="install cleverhans==4.0.0"):
-        kp.evaluate_robustness(model, x, y, [0.1], ["fgsm"])
+
+def test_the_shape_of_an_output_is_known_where_it_is_the_only_one():
+    shared = hidden(4)
+    network(shared)
+    assert internals.output_shapes(shared) == {(None, 4)}
+    unbuilt, called = layers.Dense(4), layers.Dense(4)
+    called(gaussian(5)[0])
+    assert internals.output_shapes(unbuilt) == set()
+    assert internals.output_shapes(called) == {(5, 4)}
+    several = layers.LSTM(4, return_state=True)
+    several(gaussian(5, (3, 2))[0])
+    assert internals.output_shapes(several) == set()
+    assert internals.count_outputs(several) > 1
+
+
+@only("jax", why="elsewhere, the variables of a model hold their values")
+def test_values_that_another_model_trains_are_missed_with_a_sentence():
+    model = compiled(network(hidden(4)))
+    other = keras.Model(model.inputs, model.layers[0].output)
+    seen = []
+
+    def look(*_):
+        with pytest.raises(ValueError, match="`jax_state_sync..` of that model first"):
+            internals.hold_current_weights(other)
+        internals.hold_current_weights(model)
+        internals.hold_current_weights(other)
+        seen.append(np.array(model.layers[0].bias))
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=look)
+    model.fit(*gaussian(20), batch_size=10, verbose=0, callbacks=[callback])
+    assert not seen[0].any() and seen[1].any()

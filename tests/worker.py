@@ -12,7 +12,7 @@ from test_distribution import compiled_model  # noqa: E402
 
 import keras_powerlaw as kp  # noqa: E402
 
-data, output = sys.argv[1:]
+data, output, _ = sys.argv[1:]
 with np.load(data) as arrays:
     x, y = arrays["x"], arrays["y"]
 with strategy.scope():
