@@ -1,140 +1,166 @@
-"""Times attack sweeps on MNIST, measures their memory, and collects their flags.
+"""Times attack sweeps on MNIST beside the plain loop, and collects flags.
 
-Every finished measurement leaves a JSON file in the output folder and is not repeated,
-so the script can be stopped and started again. The networks are trained on first use
-(about ten minutes on two cores) and kept in the folder `--cache`.
-
-    python -m benchmarks.robustness --cache networks
-    python -m benchmarks.robustness --cache networks --images 2000 --networks plain
-
-At the end a table of all that has been timed is printed; its ratios are over pgd_ce.
-The sweeps are PGD with 40 steps of 0.01 at seven epsilons, compilation included:
+The networks are trained on first use (about ten minutes on two cores) and kept in the
+folder `--cache`. The sweeps are PGD with 40 steps of 0.01 at seven epsilons, and the
+compilation of it:
 
     cleverhans  the plain loop: every image at every epsilon
     art         the same with the Adversarial Robustness Toolbox
     pgd_ce      `evaluate_robustness`, from the image, without the checks
     pgd_both    cross-entropy and margin loss, from the image and a random start each
-
-They are in sweeps.py; attack_memory.py measures the memory.
 """
 
-import argparse
-import json
-import os
-import pathlib
+import itertools
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import keras
+import numpy as np
 
 import keras_powerlaw as kp
-from benchmarks.attack_memory import kept_memory, peak_memory
-from benchmarks.processes import in_a_process
-from benchmarks.sweeps import SWEEPS, sweep_table, timed
-from benchmarks.trained_networks import NETWORKS, trained
-from examples.experiments.data import load
-from examples.experiments.presets import EPSILONS
-from examples.experiments.results import report_to_json, save_result
-from examples.experiments.table import print_rows
+from benchmarks.measuring import Clock
+from benchmarks.networks import PENALTY, mnist
+from research.networks import build_model
+from research.presets import EPSILONS, PRESETS
+from research.runs import written_whole
+from research.table import report_row
+from research.training import train
+
+STEPS, STEP_SIZE, BATCH = 40, 0.01, 500
+SHALLOW = {"architecture": "shallow", **PRESETS["cpu"]["shallow"]}
+# Settings as `build_model` and `train` take them: the networks of section 4.1, with a
+# penalty and without, and the paper's convolutional one, plain.
+NETWORKS = {
+    "plain": {**SHALLOW, "condition": "vanilla"},
+    "regularized": {**SHALLOW, "condition": "last", **PENALTY},
+    "cnn": {
+        **{"architecture": "cnn", "condition": "vanilla", "width": 1000},
+        **{"epochs": 10, "learning_rate": 1e-3, "batch_size": 500},
+    },
+}
 
 
-def flags(model, x, y, checkpoint):
+def cases(args):
+    for network, name in itertools.product(args.attacked_networks, args.sweeps):
+        settings = {"network": network, "images": args.images or 10_000, "sweep": name}
+        yield settings, lambda settings: sweep(settings, args)
+
+
+def flag_cases(args):
+    for network in args.attacked_networks:
+        settings = {"network": network, "images": args.strong or 500}
+        yield settings, lambda settings: flags(settings, args)
+
+
+def sweep(settings, args):
+    (x, y), model = attacked(settings, args)
+    clock = Clock()
+    accuracy = SWEEPS[settings["sweep"]](model, x, y)
+    seconds, cpu_seconds = (round(value, 2) for value in clock.read())
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "accuracy": accuracy}
+
+
+def flags(settings, args):
     """What the strong attacks find on a network, and the flags that are raised."""
-    report = kp.evaluate_robustness(
-        model, x, y, EPSILONS, "strong", checkpoint=checkpoint, verbose=0
-    )
-    return {
-        "images": len(x),
-        "clean_accuracy": report.clean_accuracy,
-        "accuracy": {name: rows.tolist() for name, rows in report.accuracy.items()},
-        "worst_case": report.worst_case_accuracy.tolist(),
-        "flags": [str(flag) for flag in report.flags],
-        "report": report_to_json(report),
-    }
+    (x, y), model = attacked(settings, args)
+    report = kp.evaluate_robustness(model, x, y, EPSILONS, "strong", verbose=0)
+    return report_row(report)
 
 
-def timed_sweeps(output):
-    """What has been timed, by network, number of images and sweep."""
-    found = {}
-    for network in NETWORKS:
-        results = [
-            (name, json.loads(path.read_text()))
-            for name in SWEEPS
-            for path in output.glob(f"robustness-{network}-{name}-*.json")
-        ]
-        results.sort(key=lambda named: named[1]["images"])
-        for name, result in results:
-            found[network, result["images"], name] = result
-    return found
-
-
-def parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add, names = parser.add_argument, tuple(NETWORKS)
-    add("--cache", type=pathlib.Path, required=True)
-    add("--output", type=pathlib.Path, default="docs/benchmarks")
-    add("--data-dir", help="folder of tensorflow-datasets")
-    add("--networks", nargs="+", choices=names, default=names)
-    add("--sweeps", nargs="*", choices=SWEEPS, default=list(SWEEPS))
-    add("--images", type=int, default=10000, help="for the sweeps")
-    add("--flagged", type=int, default=500, help="for flags; 0: none")
-    counts = {"type": int, "nargs": "*", "default": [1000, 10000]}
-    add("--memory", **counts, help="numbers of images")
-    add("--peak", type=int, help=argparse.SUPPRESS)
-    add("--kept", help=argparse.SUPPRESS)
-    return parser
-
-
-def main(argv=None):
-    args = parser().parse_args(argv)
-    data = load("mnist", args.data_dir)
+def attacked(settings, args):
+    data = mnist(args.data)
     x, y = data[1]
-    if args.kept:  # these two in a process of their own
-        print(json.dumps(kept_memory(args.kept, x[:100], y[:100])))
-        return
-    if args.peak:
-        model = trained("plain", data, args.cache)
-        del data  # the training images
-        print(json.dumps(peak_memory(model, x[: args.peak], y[: args.peak])))
-        return
+    images = settings["images"]
+    return (x[:images], y[:images]), trained(settings["network"], data, args.cache)
 
-    args.output.mkdir(parents=True, exist_ok=True)
 
-    def measure(name, run, *arguments):
-        path = args.output / f"robustness-{name}.json"
-        if not path.exists():
-            result = run(*arguments)
-            save_result(path, result)
-            shown = {key: result[key] for key in result if key != "report"}
-            print(name, json.dumps(shown, ensure_ascii=False), flush=True)
+def trained(name, data, cache):
+    """A network, from the folder of weights or trained now and saved there."""
+    settings, ((x, y), _) = {**NETWORKS[name], "seed": 0}, data
+    keras.utils.set_random_seed(settings["seed"])
+    model, _ = build_model(settings, x.shape[1:])
+    path = cache / f"{name}-{settings['epochs']}epochs.weights.h5"
+    if path.exists():
+        model.load_weights(path)
+        return model
+    train(model, settings, x, y)
+    cache.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as unfinished:
+        model.save_weights(unfinished)
+    return model
 
-    def by_itself(*options):
-        options = ["--cache", args.cache.resolve(), *options]
-        if args.data_dir:
-            options += ["--data-dir", pathlib.Path(args.data_dir).resolve()]
-        return in_a_process("benchmarks.robustness", *options)
 
-    for network in args.networks:
-        model = trained(network, data, args.cache)
-        images, labels = x[: args.images], y[: args.images]
-        for name in args.sweeps:
-            measure(
-                *(f"{network}-{name}-{args.images}", timed, SWEEPS[name]),
-                *(model, images, labels),
+def cleverhans(model, x, y):
+    """Accuracy at each epsilon, of an attack on every image."""
+    from cleverhans.tf2.attacks.projected_gradient_descent import (
+        projected_gradient_descent,
+    )
+
+    def logits(images):
+        return model(images, training=False)
+
+    accuracies = []
+    for epsilon in EPSILONS:
+        correct = 0
+        for start in range(0, len(x), BATCH):
+            images, labels = x[start : start + BATCH], y[start : start + BATCH]
+            attacked = projected_gradient_descent(
+                *(logits, images, epsilon, STEP_SIZE, STEPS, np.inf),
+                clip_min=0.0,
+                clip_max=1.0,
+                y=labels,
+                rand_init=False,
             )
-    for count in args.memory:
-        measure(f"memory-{count}", by_itself, "--peak", count)
-    for by in ("cleverhans", "ours") if args.memory else ():
-        measure(f"kept-{by}", by_itself, "--kept", by)
-    for network in args.networks if args.flagged else []:
-        model = trained(network, data, args.cache)
-        checkpoint = args.output / f"robustness-{network}.unfinished.json"
-        images, labels = x[: args.flagged], y[: args.flagged]
-        measure(f"flags-{network}", flags, model, images, labels, checkpoint)
-        checkpoint.unlink(missing_ok=True)
-    print()
-    print_rows(sweep_table(timed_sweeps(args.output)))
+            correct += int((np.argmax(logits(attacked), axis=1) == labels).sum())
+        accuracies.append(correct / len(x))
+    return accuracies
 
 
-if __name__ == "__main__":
-    main()
+def ours(attacks, restarts):
+    def run(model, x, y):
+        report = kp.evaluate_robustness(
+            *(model, x, y, EPSILONS, attacks),
+            pgd_steps=STEPS,
+            pgd_step_size=STEP_SIZE,
+            restarts=restarts,
+            batch_size=BATCH,
+            checks=False,
+            verbose=0,
+        )
+        return report.worst_case_accuracy.tolist()
+
+    return run
+
+
+SWEEPS = {
+    "pgd_ce": ours(["pgd_ce"], restarts=1),
+    "pgd_both": ours(["pgd_ce", "pgd_dlr"], restarts=2),
+    "cleverhans": cleverhans,
+}
+
+
+def table(results):
+    """Seconds of each sweep, and over those of pgd_ce."""
+    yield "network", "images", "sweep", "seconds", "ratio", "CPU seconds", "ratio"
+    found = {tuple(result["settings"].values()): result for result in results}
+    for (network, images, name), result in found.items():
+        ours = found.get((network, images, "pgd_ce"))
+        row = [network, images, name]
+        for clock in ("seconds", "cpu_seconds"):
+            ratio = f"{result[clock] / ours[clock]:.1f}" if ours else "–"
+            row += [f"{result[clock]:.1f}", ratio]
+        yield row
+
+
+def flag_table(results):
+    """Accuracies in per cent, and the flags."""
+    names = ["fgsm", "pgd", "noise", "uniform_noise"]
+    names += ["pgd_ce", "pgd_dlr", "autopgd", "square"]
+    yield "network", "clean", "ε", *names, "worst case", "flags"
+    for result in results:
+        for index, epsilon in enumerate(result["epsilons"]):
+            accuracies = [result["accuracy"][name][index] for name in names]
+            accuracies.append(result["worst_case"][index])
+            yield (
+                *(result["settings"]["network"], f"{100 * result['clean']:.1f}"),
+                *(f"{epsilon:g}", *(f"{100 * each:.1f}" for each in accuracies)),
+                "" if index else " ".join(result["flags"]),
+            )

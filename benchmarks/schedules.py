@@ -1,12 +1,12 @@
 """The trainings that are compared, and when one of them has reached its aim.
 
-`trainings` performs a schedule, `spectra` those that the command line asks for.
+`spectra` performs them.
 """
 
 import numpy as np
 
-from benchmarks.forms import PENALTY
-from examples.experiments.presets import PAPER_REFRESH, PRESETS
+from benchmarks.networks import PENALTY
+from research.presets import PAPER_REFRESH, PRESETS
 
 TOLERANCE = 0.05  # of the exponent
 # Measuring the exponent over all images takes long. It is done when a refresh, which
@@ -14,34 +14,30 @@ TOLERANCE = 0.05  # of the exponent
 NEAR = 0.1
 EPSILONS = [0.05, 0.1]
 
-# Adam, batches and epochs of `examples/shallow_mlp.py`, and the paper's refresh.
-PAPER = {
-    **{
-        key: PRESETS["cpu"]["shallow"][key]
-        for key in ("batch_size", "learning_rate", "epochs")
-    },
-    "refresh": PAPER_REFRESH,
-}
 LOG_RATIO = {**PENALTY, "beta": 1.0, "form": "log"}
 
 
 def fast(batch_size, epochs, learning_rate=7e-3, penalty=LOG_RATIO):
     """A schedule of few steps in small batches."""
     return {
-        **{"form": "regularized", "penalty": penalty, "batch_size": batch_size},
+        **{"penalty": penalty, "batch_size": batch_size},
         **{"learning_rate": learning_rate, "decay": True, "epochs": epochs},
         # Three examples per unit of the 2,000: see docs/benchmarks.md.
         "refresh": {"every_steps": 20, "max_samples": 6000},
     }
 
 
-# The form of the penalty and its settings, those of `fit()` and Adam, and those of
+# The settings of the penalty, those of `fit()` and Adam, and those of
 # `EigenbasisRefresh`. With "decay", the learning rate falls to zero along a cosine.
-# With "stop", training ends once the network `arrived`, its accuracy at most so far
-# below the plain network's.
 SCHEDULES = {
-    "literal": {"form": "literal", "penalty": PENALTY, **PAPER},
-    "paper": {"form": "regularized", "penalty": PENALTY, **PAPER},
+    "paper": {
+        "penalty": PENALTY,
+        **{
+            key: PRESETS["cpu"]["shallow"][key]
+            for key in ("batch_size", "learning_rate", "epochs")
+        },
+        "refresh": PAPER_REFRESH,
+    },
     "fast": fast(128, 1),
     # The same on the activations of the training steps.
     **{

@@ -1,11 +1,18 @@
-"""The tables of `spectra`: times to a spectrum of 1/n, and what it does."""
+"""What is shown of `spectra`: times to a spectrum of 1/n, and what it does."""
+
+import itertools
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from benchmarks.clock import ratios, seconds
-from benchmarks.schedules import EPSILONS, after, time_to
-from examples.experiments.results import report_from_json
-from examples.experiments.table import over_seeds
+import keras_powerlaw as kp
+from benchmarks.measuring import ratios, seconds
+from benchmarks.networks import PENALTY
+from benchmarks.schedules import EPSILONS, SCHEDULES, after, time_to
+from research.looks import IN_ORDER, style
+from research.panels import draw_robustness, draw_spectra, letter
+from research.printed import over_seeds
+from research.table import expanded, report_of
 
 
 def spectrum_table(results):
@@ -31,10 +38,8 @@ def spectrum_table(results):
             after(end["epochs"], run["plain_accuracy"])
             for end, run in zip(ends, runs.values(), strict=True)
         ]
-        reports = [report_from_json(run["robustness"]) for run in runs.values()]
-        strong = [
-            report_from_json(run["strong"]) for run in runs.values() if "strong" in run
-        ]
+        reports = [run["robustness"]["accuracy"] for run in runs.values()]
+        strong = [run["strong"] for run in runs.values() if "strong" in run]
         yield (
             *(width, name, len(runs), f"{ends[0]['epochs']:g}"),
             *_seconds_over_seeds(runs, _times(runs, below=1)),
@@ -43,13 +48,13 @@ def spectrum_table(results):
             over_seeds([end["exponent"] for end in ends], 2),
             *_percent_over_seeds([[end["accuracy"]] for end in ends]),
             *_percent_over_seeds([[accuracy] for accuracy in plain]),
-            *_percent_over_seeds([report.accuracy["fgsm"] for report in reports]),
-            *_percent_over_seeds([report.accuracy["pgd"] for report in reports]),
+            *_percent_over_seeds([report["fgsm"] for report in reports]),
+            *_percent_over_seeds([report["pgd"] for report in reports]),
             *(
-                _percent_over_seeds([report.worst_case_accuracy for report in strong])
+                _percent_over_seeds([report["worst_case"] for report in strong])
                 or ["–"] * len(EPSILONS)
             ),
-            sum(len(report.flags) for report in strong),
+            sum(len(report["flags"]) for report in strong),
         )
 
 
@@ -68,10 +73,53 @@ def interval_table(results):
             f"{settings['schedule']['refresh']['every_steps']} steps",
             ratio or "all",
             *seconds(end["clock"]),
-            f"{np.median(result['staleness']):.2f}" if result["staleness"] else "–",
+            "–" if result["staleness"] is None else f"{result['staleness']:.2f}",
             *(f"{end['exponent']:.3f}", _percent(end["accuracy"])),
-            *map(_percent, report_from_json(result["robustness"]).accuracy["pgd"]),
+            *map(_percent, result["robustness"]["accuracy"]["pgd"]),
         )
+
+
+def draw(results, names, seeds, width):
+    """Spectra and accuracies under PGD, a curve for each schedule, its seeds averaged.
+
+    Each regularized network follows its plain one, which is dashed.
+    """
+    curves = {}
+    for name, plain, result in itertools.product(names, (True, False), results):
+        settings = result["settings"]
+        if settings["width"] != width or settings["seed"] not in seeds:
+            continue
+        without = "penalty" not in settings["schedule"]
+        like = without and settings["schedule"].items() <= SCHEDULES[name].items()
+        if like if plain else settings["name"] == name:
+            label = f"plain, like {name}" if plain else name
+            curves.setdefault(label, []).append(result)
+    height = 3.9 + 0.19 * len(curves)  # with the legend below the panels
+    figure = Figure(figsize=(8.4, height), layout="constrained")
+    axes = figure.subplots(1, 2)
+    pairs = itertools.cycle(itertools.product(IN_ORDER, ("--", "-")))
+    styles = [
+        style(*look, line) for _, (look, line) in zip(curves, pairs, strict=False)
+    ]
+    spectra = {
+        label: [
+            kp.Spectrum(expanded(run["sampled"], run["units"]), floor=run["floor"])
+            for run in runs
+        ]
+        for label, runs in curves.items()
+    }
+    exponents = {
+        label: [run["candidates"][-1]["exponent"] for run in runs]
+        for label, runs in curves.items()
+    }
+    draw_spectra(spectra, exponents, styles, axes[0], tau=PENALTY["tau"])
+    reports = {
+        label: [report_of(run["robustness"]) for run in runs]
+        for label, runs in curves.items()
+    }
+    draw_robustness(reports, styles, "pgd", axes[1])
+    letter(axes)
+    return figure
 
 
 def _times(runs, below):

@@ -6,28 +6,17 @@ import keras
 import numpy as np
 
 import keras_powerlaw as kp
-from benchmarks.clock import Clock, medians, ratios
-from benchmarks.forms import DEFAULT_FORMS, XLA, shallow
-from benchmarks.measuring import measured, progress
+from benchmarks.measuring import Clock, medians, ratios
+from benchmarks.networks import mnist, shallow
 
 
-def measure_steps(args, data):
-    """Measures each of the sizes that the command line asks for."""
-    forms = "" if tuple(args.forms) == DEFAULT_FORMS else "-" + "+".join(args.forms)
-    for width, batch in args.sizes:
-        settings = {
-            **{"size": (width, batch), "forms": args.forms},
-            **{"rounds": args.rounds, "limit": args.limit},
-        }
-        measured(
-            args.output,
-            f"step-{width}x{batch}{forms}",
-            settings,
-            lambda settings=settings: step(**settings, data=data),
-        )
+def cases(args):
+    for size in args.sizes:
+        settings = {"forms": args.forms, "rounds": args.rounds, "limit": args.limit}
+        yield {"size": size, **settings}, lambda s: steps(**s, data=mnist(args.data))
 
 
-def step(size, forms, data, rounds, limit):
+def steps(size, forms, data, rounds, limit):
     """Times the steps of each form within `fit()`, where they are compiled.
 
     A step's time is that of an epoch from its begin to its end, over its number of
@@ -36,7 +25,7 @@ def step(size, forms, data, rounds, limit):
 
     Args:
         size: Width and batch.
-        forms: Keys of `FORMS`.
+        forms: Some of `FORMS`.
         data: `(x_train, y_train), (x_test, y_test)`.
         rounds: Turns of each form.
         limit: Seconds. A form whose first step takes longer is left out, and one that
@@ -44,38 +33,29 @@ def step(size, forms, data, rounds, limit):
     """
     width, batch = size
     (x, y), _ = data
-    models, first, steps, times, left_out = {}, {}, {}, {}, {}
+    models, first, count, times, left_out = {}, {}, {}, {}, {}
     for form in forms:
-        models[form] = with_basis(form, width, x)
-        first[form], _ = epoch_seconds(models[form], x, y, batch, 1)
-        progress(f"  {form}: first step {first[form]:.2f} s")
+        model = with_basis(form, width, x)
+        first[form], _ = epoch_seconds(model, x, y, batch, 1)
         if first[form] > limit:
             left_out[form] = f"the first step took {first[form]:.0f} s"
-            del models[form]
             continue
-        _, reading = epoch_seconds(models[form], x, y, batch, 1)
-        steps[form] = int(np.clip(1 / reading[0], 1, min(50, len(x) // batch)))
-        times[form] = []
-    for turn in range(rounds):
+        _, reading = epoch_seconds(model, x, y, batch, 1)
+        count[form] = int(np.clip(1 / reading[0], 1, min(50, len(x) // batch)))
+        models[form], times[form] = model, []
+    for _ in range(rounds):
         for form, model in models.items():
-            spent = steps[form] * sum(seconds for seconds, _ in times[form])
-            if spent > limit:
+            if count[form] * sum(seconds for seconds, _ in times[form]) > limit:
                 continue
-            _, reading = epoch_seconds(model, x, y, batch, steps[form])
-            times[form].append([value / steps[form] for value in reading])
-        progress(f"  turn {turn + 1} of {rounds}")
-    return {
-        "first_step_seconds": first,
-        "steps_per_turn": steps,
-        "times": times,
-        "left_out": left_out,
-    }
+            _, reading = epoch_seconds(model, x, y, batch, count[form])
+            times[form].append([value / count[form] for value in reading])
+    return {"first_step_seconds": first, "times": times, "left_out": left_out}
 
 
 def with_basis(form, width, x):
     """The network, ready for a training step."""
     model = shallow(form, width)
-    if form.removesuffix(XLA) not in ("plain", "exact"):
+    if form == "regularized":
         # Which eigenvectors they are makes no difference to the time of a step.
         kp.refresh_eigenbasis(model, x, max_samples=min(len(x), 2 * width), verbose=0)
     return model
@@ -83,15 +63,10 @@ def with_basis(form, width, x):
 
 def epoch_seconds(model, x, y, batch, steps):
     """Seconds of a `fit()` of one epoch, and a clock's reading of the epoch alone."""
-    epoch = Epoch()
+    epoch, count = Epoch(), steps * batch
     begin = time.perf_counter()
-    count = steps * batch
     model.fit(
-        *(x[:count], y[:count]),
-        batch_size=batch,
-        shuffle=False,
-        callbacks=[epoch],
-        verbose=0,
+        *(x[:count], y[:count], batch), shuffle=False, callbacks=[epoch], verbose=0
     )
     return time.perf_counter() - begin, epoch.reading
 
@@ -106,7 +81,7 @@ class Epoch(keras.callbacks.Callback):
         self.reading = self._clock.read()
 
 
-def step_table(results):
+def table(results):
     yield (
         *("width", "batch", "form", "time", "CPU", "over *plain*", "CPU"),
         *("over *regularized*", "CPU", "first step"),

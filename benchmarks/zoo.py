@@ -1,98 +1,52 @@
-"""The penalty in each of its forms on a zoo of ordinary networks.
+"""The penalty in each of its forms on a zoo of ordinary networks (zoo_networks.py).
 
 Every network trains without a penalty and with each form, as many epochs, with the
 defaults of `SpectralActivityRegularizer` (but τ where a layer is narrow) and of
-`EigenbasisRefresh`. Every finished training leaves a JSON file and is not repeated, so
-the script can be stopped at any time and started again.
-
-    python -m benchmarks.zoo                                # all of it: an hour or two
-    python -m benchmarks.zoo --networks digits --forms none nearest --seeds 0 1 2
-    python -m benchmarks.zoo --data ~/.keras/datasets       # mnist.npz and the like
-    python -m benchmarks.zoo --settings beta=1 tau=5        # two more, not the defaults
-    python -m benchmarks.zoo --settings beta=1,every_steps=10            # one, of both
+`EigenbasisRefresh`.
 
 The table has, after training: the exponent of the spectrum over the test images, from
 n = τ + 1 to N/2; *distance*, the median of |log λₙ/γₙ| over n = τ … N/2, in which γ is
 the power law through λ_τ; the test accuracy; the share of dead units, that are the same
 for all test images, of the rectified layer; the rank; the accuracy under PGD.
-
-zoo_networks.py has the networks.
 """
 
-import argparse
 import itertools
-import os
-import pathlib
-import re
 import warnings
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 
 import keras_powerlaw as kp
-from benchmarks.clock import Clock, seconds
-from benchmarks.measuring import measured, print_table
+from benchmarks.measuring import Clock, seconds
 from benchmarks.zoo_networks import NETWORKS, compiled, load
-from examples.experiments.data import choose
-from examples.experiments.table import over_seeds
+from research.data import choose
+from research.printed import over_seeds
 
 FORMS = ("none", "nearest", "log", "paper")
 EPSILONS = [0.02, 0.05]
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    add("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    add("--settings", nargs="+", type=setting, default=[{}], help="not the defaults")
-    add("--seeds", nargs="+", type=int, default=[0])
-    add("--data", type=pathlib.Path, help="folder of mnist.npz and fashion_mnist.npz")
-    add("--attacked", type=int, default=500, help="attack so many test images")
-    add("--output", type=pathlib.Path, default="docs/benchmarks")
-    args = parser.parse_args(argv)
-
-    args.output.mkdir(parents=True, exist_ok=True)
-    for seed, network, form in itertools.product(args.seeds, args.networks, args.forms):
+def cases(args):
+    for seed, network, form in itertools.product(
+        args.seeds, args.networks, args.penalties
+    ):
         for other in [{}] if form == "none" else args.settings:
             settings = {"network": network, "form": form, **other, "seed": seed}
-            label = "-".join(map(str, ["zoo", network, form, *other, *other.values()]))
-            measured(
-                args.output,
-                re.sub("[ ,]+", "-", f"{label}-seed{seed}").lower(),
-                {**settings, "attacked": args.attacked},
-                lambda settings=settings: train(
-                    **settings, folder=args.data, attacked=args.attacked
-                ),
-            )
-    print_table("zoo", args.output, table)
+            settings["attacked"] = args.attacked
+            yield settings, lambda settings: train(**settings, data=args.data)
 
 
-def setting(text):
-    """`{"beta": 0.5}` from `"beta=0.5"`: arguments of regularizer or refresh."""
-    pairs = (pair.split("=") for pair in text.split(","))
-    return {k: float(v) if k == "beta" else int(v) for k, v in pairs}
-
-
-def train(network, form, seed, folder, attacked, every_steps=None, **other):
+def train(network, form, seed, data, attacked, every_steps=None, **other):
     """Trains a network of the zoo and examines it."""
     network = NETWORKS[network]
-    (x, y), test = load(network.data, folder)
+    (x, y), test = load(network.data, data)
     x, y = x[: network.images], y[: network.images]
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    regularizer = (
-        None
-        if form == "none"
-        else kp.SpectralActivityRegularizer(
-            form=form,
-            **{"tau": network.tau, "reduction": network.reduction, **other},
-        )
-    )
+    settings = {"tau": network.tau, "reduction": network.reduction, **other}
+    regularizer = None
+    if form != "none":
+        regularizer = kp.SpectralActivityRegularizer(form=form, **settings)
     steps = network.epochs * -(-len(x) // network.batch)
     model = compiled(network, regularizer, x.shape[1:], steps)
     refresh = kp.EigenbasisRefresh(every_steps=every_steps, verbose=0)
@@ -110,13 +64,15 @@ def train(network, form, seed, folder, attacked, every_steps=None, **other):
             error = str(raised)
     found = {"clock": clock.read(), "steps": steps, "error": error}
     found["warnings"] = sum("keras_powerlaw" in each.filename for each in caught)
-    return found | examine(model, network, test, attacked)
+    return found | examine(model, network, test, attacked, settings["tau"])
 
 
-def examine(model, network, test, attacked):
-    spectrum = kp.measure_spectrum(
+def examine(model, network, test, attacked, tau):
+    measured = kp.measure_spectrum(
         *(model, test[0], "hidden"), reduction=network.reduction, verbose=0
     )
+    half = len(measured.eigenvalues) // 2
+    spectrum = kp.Spectrum(measured.eigenvalues, fit_range=(tau + 1, half))
     names = [layer.name for layer in model.layers]
     features = keras.Model(
         model.inputs,
@@ -127,18 +83,13 @@ def examine(model, network, test, attacked):
         *(model, *choose(test, attacked), EPSILONS), attacks=["pgd"], verbose=0
     )
     return {
-        "eigenvalues": [float(f"{value:.5g}") for value in spectrum.eigenvalues],
-        "rank": spectrum.rank,
+        "exponent": spectrum.exponent,
+        "distance": spectrum.distance(1, (tau, half)).median,
+        "rank": measured.rank,
         "dead": float(np.mean(np.ptp(units, axis=0) == 0)),
         "clean": float(model.evaluate(*test, verbose=0, return_dict=True)["accuracy"]),
         "pgd": [float(value) for value in report.accuracy["pgd"]],
     }
-
-
-def spectrum_of(run, tau):
-    """That of the regularized layer, fitted from n = τ + 1 to N/2."""
-    eigenvalues = run["eigenvalues"]
-    return kp.Spectrum(eigenvalues, fit_range=(tau + 1, len(eigenvalues) // 2))
 
 
 def table(results):
@@ -150,26 +101,18 @@ def table(results):
     rows = {}
     for result in results:
         settings = result["settings"]
-        row = (
-            list(NETWORKS).index(settings["network"]),
-            FORMS.index(settings["form"]),
-            *(
-                (name, settings[name])
-                for name in ("beta", "tau", "every_steps")
-                if name in settings
-            ),
-        )
+        other = [(k, settings[k]) for k in settings if k in ("beta", "tau")]
+        other += [(k, settings[k]) for k in settings if k == "every_steps"]
+        place = list(NETWORKS).index(settings["network"])
+        row = place, FORMS.index(settings["form"]), *other
         rows.setdefault(row, []).append(result)
     for (network, form, *other), runs in sorted(rows.items()):
-        name = list(NETWORKS)[network]
-        tau = dict(other).get("tau", NETWORKS[name].tau)
-        spectra = [spectrum_of(run, tau) for run in runs]
-        half = len(spectra[0].eigenvalues) // 2
         yield (
-            *(name, " ".join([FORMS[form], *(f"{k}={v:g}" for k, v in other)])),
+            list(NETWORKS)[network],
+            " ".join([FORMS[form], *(f"{k}={v:g}" for k, v in other)]),
             len(runs),
-            over_seeds([each.exponent for each in spectra], 2),
-            over_seeds([each.distance(1, (tau, half)).median for each in spectra], 2),
+            over_seeds([run["exponent"] for run in runs], 2),
+            over_seeds([run["distance"] for run in runs], 2),
             over_seeds([100 * run["clean"] for run in runs], 1),
             over_seeds([100 * run["dead"] for run in runs], 0),
             over_seeds([run["rank"] for run in runs], 0),
@@ -182,12 +125,5 @@ def table(results):
 def _troubles(runs):
     errors = sum(run["error"] is not None for run in runs)
     warned = sum(run["warnings"] > 0 for run in runs)
-    return ", ".join(
-        f"{count} {what}"
-        for count, what in ((errors, "ended in an error"), (warned, "warned"))
-        if count
-    )
-
-
-if __name__ == "__main__":
-    main()
+    counts = (errors, "ended in an error"), (warned, "warned")
+    return ", ".join(f"{count} {what}" for count, what in counts if count)

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from examples.experiments import data
-from examples.experiments.networks import hidden_blocks
+from research import data
+from research.networks import hidden_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +44,11 @@ def shallow(width, activation, normalized=True):
     """The network of section 4.1, with other activations, or without batch norm."""
 
     def build(regularizer):
-        name = None if normalized else "hidden"
-        dense = layers.Dense(
-            *(width, activation),
-            activity_regularizer=None if normalized else regularizer,
-            name=name,
-        )
-        norm = layers.BatchNormalization(
-            activity_regularizer=regularizer, name="hidden"
-        )
-        return [layers.Flatten(), dense, *([norm] if normalized else [])]
+        penalty = {"activity_regularizer": regularizer, "name": "hidden"}
+        if not normalized:
+            return [layers.Flatten(), layers.Dense(width, activation, **penalty)]
+        dense = layers.Dense(width, activation)
+        return [layers.Flatten(), dense, layers.BatchNormalization(**penalty)]
 
     return build
 
@@ -107,23 +102,19 @@ def blocks(place):
     """Batch-normalized ReLU blocks on 32×32×3, the penalty on one of them or above."""
 
     def build(regularizer):
-        def block(channels, regularizer=None, name=None):
+        penalty = {"activity_regularizer": regularizer, "name": "hidden"}
+
+        def block(channels, **penalty):
             return [
                 layers.Conv2D(channels, 3, padding="same", use_bias=False),
-                layers.BatchNormalization(activity_regularizer=regularizer, name=name),
-                layers.ReLU(),
+                *(layers.BatchNormalization(**penalty), layers.ReLU()),
+                layers.MaxPooling2D(),
             ]
 
-        of_block = (regularizer, "hidden") if place == "block" else ()
-        dense = (
-            layers.Dense(128, "tanh", activity_regularizer=regularizer, name="hidden")
-            if place == "dense"
-            else layers.Dense(128, "tanh")
-        )
         return [
-            *(*block(16), layers.MaxPooling2D()),
-            *(*block(32, *of_block), layers.MaxPooling2D()),
-            *(layers.GlobalAveragePooling2D(), dense),
+            *(*block(16), *block(32, **(penalty if place == "block" else {}))),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(128, "tanh", **(penalty if place == "dense" else {})),
         ]
 
     return build
@@ -194,7 +185,7 @@ def load(name, folder):
     """Training and test data, from the folder's `.npz` files if there is one."""
     if name == "templates":
         return templates()
-    path = folder / f"{name}.npz" if folder and name != "digits" else None
+    path = f"{folder}/{name}.npz" if folder and name != "digits" else None
     return data.load(name, path)
 
 

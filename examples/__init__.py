@@ -1,1 +1,1 @@
-"""Example scripts, and in `experiments` what they share with the benchmarks."""
+"""Scripts to copy from."""

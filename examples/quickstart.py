@@ -14,24 +14,34 @@ import argparse
 import pathlib
 
 import keras
-from experiments import data
-from experiments.looks import GREY, LOOKS, style
-from experiments.networks import learning_rate
-from experiments.panels import draw_robustness, draw_spectra, letter
-from experiments.table import over_seeds
+import numpy as np
 from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
 
 import keras_powerlaw as kp
 
-TRAINING = {"learning_rate": 3e-3, "decay": True, "batch_size": 100}
+BATCH, LEARNING_RATE = 100, 3e-3
 BETA = 2.0
 EPSILONS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2)
 LOOK_EVERY = 3  # epochs of the plain network, for the one in which it is best
+# Colour, marker and line of each network in the figures.
 NETWORKS = {
-    "plain": style(*LOOKS["vanilla"], "--"),
-    "plain, best epoch": style(GREY, "D", "--"),
-    "regularized": style(*LOOKS["last"]),
+    "plain": ("#000000", "o", "--"),
+    "plain, best epoch": ("#7F7F7F", "D", "--"),
+    "regularized": ("#0072B2", "s", "-"),
 }
+
+
+def load():
+    """Training, kept-out and test images in [0, 1], and their labels."""
+    digits = load_digits()
+    x = (digits.images[..., np.newaxis] / 16).astype("float32")
+    test = np.arange(len(x)) % 5 == 4
+    (train,) = np.nonzero(~test)
+    shuffled = np.random.default_rng(1).permutation(train)
+    count = len(train) // 6
+    parts = np.sort(shuffled[count:]), shuffled[:count], test
+    return [(x[part], digits.target[part]) for part in parts]
 
 
 def build_model(epochs, images, regularizer=None):
@@ -50,7 +60,11 @@ def build_model(epochs, images, regularizer=None):
         ]
     )
     model.compile(
-        keras.optimizers.Adam(learning_rate({**TRAINING, "epochs": epochs}, images)),
+        keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(
+                LEARNING_RATE, epochs * -(-images // BATCH)
+            )
+        ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=False,
@@ -64,8 +78,7 @@ def train_plain(x, y, kept_out, epochs):
     most, best = -1.0, model.get_weights()
     for epoch in range(0, epochs, LOOK_EVERY):
         until = min(epoch + LOOK_EVERY, epochs)
-        batch = TRAINING["batch_size"]
-        model.fit(x, y, batch, epochs=until, initial_epoch=epoch, verbose=0)
+        model.fit(x, y, BATCH, epochs=until, initial_epoch=epoch, verbose=0)
         report = kp.evaluate_robustness(model, *kept_out, [0.05], ["pgd"], verbose=0)
         if report.accuracy["pgd"][0] > most:
             most, best = report.accuracy["pgd"][0], model.get_weights()
@@ -76,7 +89,7 @@ def train_regularized(x, y, epochs):
     regularizer = kp.SpectralActivityRegularizer(beta=BETA)
     model = build_model(epochs, len(x), regularizer)
     refresh = kp.EigenbasisRefresh(verbose=0)
-    model.fit(x, y, TRAINING["batch_size"], epochs, verbose=0, callbacks=[refresh])
+    model.fit(x, y, BATCH, epochs, verbose=0, callbacks=[refresh])
     return model
 
 
@@ -87,8 +100,7 @@ def main(argv=None):
     parser.add_argument("--output", type=pathlib.Path, default="results/quickstart")
     args = parser.parse_args(argv)
 
-    train, test = data.load("digits")
-    (x, y), kept_out = data.keep_out(train, len(train[0]) // 6)
+    (x, y), kept_out, test = load()
     spectra, reports = ({name: [] for name in NETWORKS} for _ in range(2))
 
     def examine(name, model):
@@ -108,19 +120,43 @@ def main(argv=None):
 
     print_table(spectra, reports)
     args.output.mkdir(parents=True, exist_ok=True)
-    styles = list(NETWORKS.values())
     figure = Figure(figsize=(5, 4.6), layout="constrained")
-    draw_spectra(spectra, styles, figure.subplots())
+    ax = styled(figure.subplots())
+    kp.plot_spectrum(spectra, ax)
+    # Each curve is followed by the mark at its dimension.
+    finish(ax, ax.lines[1::2], markersize=8)
     figure.savefig(args.output / "spectrum.png", dpi=120)
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     axes = figure.subplots(1, 3)
-    for ax, attack in zip(axes, ("fgsm", "pgd", "noise"), strict=True):
-        draw_robustness(reports, styles, attack, ax)
-    letter(axes)
+    for letter, ax, attack in zip("ABC", axes, ("fgsm", "pgd", "noise"), strict=True):
+        kp.plot_robustness(reports, attack, styled(ax))
+        finish(ax, ax.lines, markersize=5)
+        ax.set_title(letter, loc="left", fontweight="bold")
     figure.savefig(args.output / "robustness.png", dpi=120)
     print(
         f"\nFigures: {args.output / 'spectrum.png'}, {args.output / 'robustness.png'}"
     )
+
+
+def styled(ax):
+    """The axes, on which the next curves have the networks' colours and lines."""
+    colors, _, lines = zip(*NETWORKS.values(), strict=True)
+    ax.set_prop_cycle(color=colors, linestyle=lines)
+    return ax
+
+
+def finish(ax, marks, markersize):
+    """Gives the networks their markers, and puts the legend below the axes."""
+    for mark, (_, marker, _) in zip(marks, NETWORKS.values(), strict=False):
+        mark.set(marker=marker, markersize=markersize)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
+    ax.legend(fontsize="small", frameon=False, handlelength=3.5, **below)
+
+
+def over_seeds(values, digits):
+    """Mean ± standard deviation."""
+    mean, deviation = np.mean(values), np.std(values, ddof=min(1, len(values) - 1))
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def print_table(spectra, reports):

@@ -16,8 +16,11 @@ from keras_powerlaw.refresh import EigenbasisRefresh, refresh_eigenbasis
 from keras_powerlaw.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.robustness.evaluate import evaluate_robustness
 from keras_powerlaw.robustness.flags import Flag
-from keras_powerlaw.robustness.report import RobustnessReport
-from keras_powerlaw.robustness.summary import RobustnessSummary, combine_reports
+from keras_powerlaw.robustness.report import (
+    RobustnessReport,
+    RobustnessSummary,
+    combine_reports,
+)
 from keras_powerlaw.sensitivity import SensitivityMaps, sensitivity_maps
 from keras_powerlaw.spectrum import Spectrum
 from keras_powerlaw.whitening import WhiteningLayer, refresh_whitening

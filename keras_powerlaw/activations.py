@@ -132,14 +132,24 @@ def is_endless(x: Any) -> bool:
     return hasattr(x, "cardinality") and int(x.cardinality()) == -1
 
 
-def first_batches(model: keras.Model, x: Any, count: int) -> list[tuple[Any]]:
+class FirstBatches:
     """The batches with the first `count` examples of a data set, each of inputs alone.
 
     What `input_batches()` takes in place of a data set that is slow to read, or, like
     a `tf.data.Dataset` with `cache(filename)`, may not be read while `fit()` does.
+
+    Args:
+        model: The model.
+        x: The data set.
+        count: Number of examples.
     """
-    batches, _ = input_batches(model, x, 1, count, 0)
-    return [(batch,) for batch in batches]
+
+    def __init__(self, model: keras.Model, x: Any, count: int) -> None:
+        batches, _ = input_batches(model, x, 1, count, 0)
+        self._batches = [(batch,) for batch in batches]
+
+    def __iter__(self) -> Iterator[tuple[Any]]:
+        return iter(self._batches)
 
 
 def _indices(count: int | None, max_samples: int | None, seed: int) -> Iterable[int]:

@@ -85,6 +85,20 @@ def validate_optional_integer(argument: str, value: Any, minimum: int) -> int | 
     return int(value)
 
 
+def validate_intervals(
+    every_epochs: Any, every_steps: Any
+) -> tuple[int | None, int | None]:
+    """Accepts at most one of the two."""
+    epochs = validate_optional_integer("every_epochs", every_epochs, minimum=1)
+    steps = validate_optional_integer("every_steps", every_steps, minimum=1)
+    if epochs is not None and steps is not None:
+        raise ValueError(
+            "Give `every_epochs` or `every_steps`, not both. Received: "
+            f"every_epochs={epochs}, every_steps={steps}"
+        )
+    return epochs, steps
+
+
 def validate_number(argument: str, value: Any) -> float:
     """Accepts finite numbers of at least 0."""
     if not is_finite_number(value) or value < 0:

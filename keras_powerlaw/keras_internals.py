@@ -216,16 +216,22 @@ def output_shapes(layer: keras.layers.Layer) -> set[tuple[int | None, ...]]:
 
 
 def set_activity_regularizer(layer: keras.layers.Layer, regularizer: Any) -> None:
-    """Gives a layer another activity regularizer, or None; a built layer, too.
+    """Gives a layer another activity regularizer, or None; a built layer, too."""
+    set_sublayer(layer, "activity_regularizer", regularizer)
+
+
+def set_sublayer(layer: keras.layers.Layer, name: str, sublayer: Any) -> None:
+    """Gives a layer another value of an attribute that may be a layer.
 
     Keras itself unlocks the tracker of a built layer where it adds state to it, for
     LoRA and quantization.
     """
     tracker = layer._tracker
     was_locked = tracker.locked
-    tracker.untrack(layer.activity_regularizer)
+    tracker.untrack(getattr(layer, name))
     tracker.unlock()
-    layer.activity_regularizer = regularizer
+    delattr(layer, name)  # where PyTorch had a module, it takes nothing else
+    setattr(layer, name, sublayer)
     if was_locked:
         tracker.lock()
 

@@ -17,6 +17,7 @@ from keras_powerlaw.arguments import (
     Verbose,
     invalid_value,
     require_memory,
+    validate_intervals,
     validate_optional_integer,
     validate_verbose,
 )
@@ -24,7 +25,9 @@ from keras_powerlaw.basis import ActivationWindow, creating_state
 from keras_powerlaw.keras_internals import (
     flatten_layers,
     hold_current_weights,
+    retrace,
     set_activity_regularizer,
+    set_sublayer,
     strategy_of,
 )
 from keras_powerlaw.layers import (
@@ -257,8 +260,8 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         verbose: Verbose = "auto",
     ) -> None:
         super().__init__()
-        self.every_epochs = validate_optional_integer("every_epochs", every_epochs, 1)
-        self.every_steps = validate_optional_integer("every_steps", every_steps, 1)
+        intervals = validate_intervals(every_epochs, every_steps)
+        self.every_epochs, self.every_steps = intervals
         if every_epochs is None and every_steps is None:
             self.every_epochs = 1
         if isinstance(layers, tuple | list) and not layers:
@@ -278,6 +281,11 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self.history: list[tuple[int, dict[str, Spectrum]]] = []
         self._steps = 0
         self._watchers: dict[str, ActivationWatcher] = {}
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        # Before any of several monitors begins: of a training that was interrupted.
+        release_watchers(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._steps_before = self._steps
@@ -307,8 +315,7 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                     logs[f"{name}_{figure}"] = value
 
     def on_train_end(self, logs: Any = None) -> None:
-        with creating_state(self.model, is_new=bool(self._watchers)):
-            release_watchers(self.model)
+        release_watchers(self.model)
         self._watchers = {}
 
     def _watch(self) -> None:
@@ -333,7 +340,6 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 )
         require_memory(widths)
         with creating_state(self.model):
-            release_watchers(self.model)  # of a training that was interrupted
             for name, layer in self._found.items():
                 self._watchers[name] = ActivationWatcher(self._reduction)
                 self._watchers[name].attach(layer, dict(widths).get(name))
@@ -400,7 +406,8 @@ class ActivationWatcher(
             self.window.open(units)
         present = layer.activity_regularizer
         if isinstance(present, SpectralActivityRegularizer):
-            present.watcher = self
+            self.original = present.watcher
+            set_sublayer(present, "watcher", self)
         else:
             self.original = present
             set_activity_regularizer(layer, self)
@@ -432,10 +439,17 @@ class ActivationWatcher(
 
 
 def release_watchers(model: keras.Model) -> None:
-    """Leaves all layers as they were before a monitor looked at them."""
+    """Leaves all layers as they were before monitors looked at them."""
+    watched = False
     for layer in flatten_layers(model):
-        present = layer.activity_regularizer
-        if isinstance(present, ActivationWatcher):
-            set_activity_regularizer(layer, present.original)
-        elif isinstance(present, SpectralActivityRegularizer):
-            present.watcher = None
+        present = original = layer.activity_regularizer
+        while isinstance(original, ActivationWatcher):
+            original = original.original
+        if original is not present:
+            set_activity_regularizer(layer, original)
+            watched = True
+        elif getattr(present, "watcher", None) is not None:
+            set_sublayer(present, "watcher", None)
+            watched = True
+    if watched:
+        retrace(model)

@@ -19,7 +19,7 @@ from keras_powerlaw.arguments import (
     validate_optional_integer,
 )
 from keras_powerlaw.penalty import PowerLaw, Target, as_target
-from keras_powerlaw.robustness.attacks.table import BY_NAME
+from keras_powerlaw.robustness.attacks import BY_NAME
 from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.sensitivity import SensitivityMaps
 from keras_powerlaw.spectrum import PowerLawFits

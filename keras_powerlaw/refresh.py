@@ -13,8 +13,8 @@ import numpy as np
 from keras import ops
 
 from keras_powerlaw.activations import (
+    FirstBatches,
     add_activations,
-    first_batches,
     is_endless,
     is_nested_arrays,
     select_inputs,
@@ -26,7 +26,7 @@ from keras_powerlaw.arguments import (
     Verbose,
     invalid_value,
     require_memory,
-    validate_optional_integer,
+    validate_intervals,
     validate_optional_path,
     validate_verbose,
 )
@@ -512,13 +512,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         verbose: Verbose = "auto",
     ) -> None:
         super().__init__()
-        self.every_epochs = validate_optional_integer("every_epochs", every_epochs, 1)
-        self.every_steps = validate_optional_integer("every_steps", every_steps, 1)
-        if every_epochs is not None and every_steps is not None:
-            raise ValueError(
-                "Give `every_epochs` or `every_steps`, not both. Received: "
-                f"every_epochs={every_epochs}, every_steps={every_steps}"
-            )
+        intervals = validate_intervals(every_epochs, every_steps)
+        self.every_epochs, self.every_steps = intervals
         if every_epochs is None and every_steps is None and x is not None:
             self.every_epochs, self.every_steps = 1, EVERY_STEPS
         if isinstance(max_samples, str) and max_samples != "auto":
@@ -572,14 +567,15 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._steps_in_epoch = 0
-        is_first = self._course.last_refresh < 0
+        begins = self._course.last_refresh < 0
         # By now, BackupAndRestore has restored the weights of interrupted training.
-        if is_first and self.backup and steps_taken(self.model) != self._began_at:
+        if begins and self.backup and steps_taken(self.model) != self._began_at:
             if found := read_backup(self.backup, self.model):
                 self._course, self._figures = found
             self._began_at = steps_taken(self.model)
-        if is_first and self.x is not None:
+        if begins and self.x is not None:
             self._draw()
+        is_first = self._course.last_refresh < 0
         if self.every_epochs and (epoch % self.every_epochs == 0 or is_first):
             self._refresh(self._course.steps)
 
@@ -647,7 +643,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             print(f"\nThe spectral penalty begins with step {step + 1}.", flush=True)
         layers = named_layers(self.model)
         for name, (spectrum, staleness) in renewals.items():
-            self.spectra[name], self.staleness[name] = spectrum, staleness
+            self.spectra = {**self.spectra, name: spectrum}
+            self.staleness = {**self.staleness, name: staleness}
             self._figures[name] = spectrum.exponent, staleness
             regularizer = layers[name].activity_regularizer
             if name not in self._watches and regularizer.beta:
@@ -665,7 +662,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         if is_random or count is None:
             return self.x
         if self._sample is None:
-            self._sample = first_batches(self.model, self.x, count)
+            self._sample = FirstBatches(self.model, self.x, count)
         return self._sample
 
     def _examples(self) -> int | None:

@@ -114,6 +114,8 @@ class PenaltyWatch:
 
     def _difference(self, spectrum: Spectrum) -> float:
         """Of the exponent from that of the target, in the same range."""
+        if np.isnan(spectrum.exponent):  # too short for a fit
+            return float("nan")
         n = np.arange(1, len(spectrum.eigenvalues) + 1)
         target = Spectrum(self._target.levels(n), spectrum.fit_range)
         return abs(spectrum.exponent - target.exponent)

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from backend import BACKEND, to_numpy, value_and_gradient
 from models import compiled, hidden, network
-from problems import problem_of
+from problems import attacked
 
 import keras_powerlaw as kp
-from keras_powerlaw.robustness.attacks import fgsm, pgd
+from keras_powerlaw.robustness.attacks.gradient import Fgsm, Pgd
 
 EPSILONS = [0.05, 0.1]
 
@@ -55,12 +55,11 @@ def results(directory):
     )
     found["white"] = to_numpy(kp.WhiteningLayer()(activity, training=True))
     found["logits"] = to_numpy(model(x))
-    problem = problem_of(model, x, y, pgd_steps=20)
-    for name, attack in {"fgsm": fgsm.perturb, "pgd": pgd.perturb}.items():
+    classifier, data = attacked(model, x, y)
+    for attack in (Fgsm(), Pgd(pgd_steps=20)):
         for epsilon in EPSILONS:
-            found[f"{name} {epsilon}"] = to_numpy(
-                attack(problem, epsilon, problem.indices)
-            )
+            perturbed = attack.perturb(classifier, data, epsilon)
+            found[f"{attack.name} {epsilon}"] = to_numpy(perturbed)
     report = kp.evaluate_robustness(model, x, y, EPSILONS, pgd_steps=20)
     for name, correct in report.correct.items():
         found[f"correct {name}"] = correct

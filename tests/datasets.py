@@ -31,6 +31,17 @@ class Batches(keras.utils.PyDataset):
         return tuple(array[rows] for array in self.arrays)
 
 
+class Again:
+    """Batches that can be iterated again, of which no one knows the number."""
+
+    def __init__(self, *batches):
+        self.batches, self.opened = batches, 0
+
+    def __iter__(self):
+        self.opened += 1
+        yield from self.batches
+
+
 def tf_dataset(*arrays, size):
     """The same batches as a `tf.data.Dataset`."""
     batches = tensorflow().data.Dataset.from_tensor_slices(arrays)

@@ -2,26 +2,12 @@
 
 import numpy as np
 
-from keras_powerlaw.robustness.logits import classifier_of
-from keras_powerlaw.robustness.problem import Problem, Settings
+from keras_powerlaw.robustness.attacks.attack import Batch
+from keras_powerlaw.robustness.classifier import classifier_of
 
 
-def problem_of(model, images, labels, **settings):
-    """A `Problem` with the defaults of `evaluate_robustness`, but for `settings`."""
-    defaults = {
-        "norm": np.inf,
-        "pgd_steps": 40,
-        "pgd_step_size": 0.01,
-        "restarts": 2,
-        "noise_draws": 1,
-        "clip": (0.0, 1.0),
-        "batch_size": 500,
-        "seed": 0,
-    }
+def attacked(model, images, labels):
+    """A model as a classifier, and its images and labels as one batch."""
     images = np.asarray(images, "float32")
-    return Problem(
-        model and classifier_of(model, images),
-        images,
-        np.asarray(labels, "int64"),
-        Settings(**{**defaults, **settings}),
-    )
+    labels = np.asarray(labels, "int64")
+    return classifier_of(model, images), Batch(images, labels, np.arange(len(images)))

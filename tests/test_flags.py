@@ -3,14 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from backend import only
 from datasets import report_with
 from models import network
 
-from keras_powerlaw import WhiteningLayer
-from keras_powerlaw.robustness import checks
-from keras_powerlaw.robustness.attacks import autopgd, square
-from keras_powerlaw.robustness.evaluate import evaluate_robustness
+from keras_powerlaw import WhiteningLayer, evaluate_robustness
+from keras_powerlaw.robustness import flags
+from keras_powerlaw.robustness.attacks.toolbox import AutoPgd, Square
 
 EPSILONS = [0.02, 0.05, 0.1, 0.2]
 
@@ -51,8 +49,8 @@ class TestMeasuredFlags:
     @pytest.mark.parametrize("norm", [np.inf, 2])
     def test_nor_under_attacks_of_the_toolbox(self, trained, data, norm, monkeypatch):
         pytest.importorskip("art", reason="needs the Adversarial Robustness Toolbox")
-        monkeypatch.setattr(autopgd, "STEPS", 10)
-        monkeypatch.setattr(square, "QUERIES", 30)
+        monkeypatch.setattr(AutoPgd, "steps", 10)
+        monkeypatch.setattr(Square, "queries", 30)
         attacks = ["pgd", "noise", "pgd_ce", "autopgd"]
         attacks += ["square"] if norm == np.inf else []
         few = data[0][:100], data[1][:100]
@@ -140,7 +138,7 @@ class TestMeasuredFlags:
         assert evaluate(trained, data, ["noise"], checks=False).checks == {}
 
     def test_look_at_the_first_images_only(self, trained, data, monkeypatch):
-        monkeypatch.setattr(checks, "CHECKED", 40)
+        monkeypatch.setattr(flags, "CHECKED", 40)
         garbage = data[0].copy()
         report = evaluate(trained, (garbage, data[1]))
         garbage[40:] = 0.5
@@ -193,10 +191,3 @@ class TestFlagsOfResults:
         assert [flag.name for flag in report.flags] == ["noise beats pgd"]
         report.settings["norm"] = 2
         assert report.flags == []
-
-
-@only("tensorflow", why="cleverhans' gradient of rounding is None there")
-def test_cleverhans_takes_a_model_without_gradient(trained, data):
-    rounded = behind(keras.layers.Lambda(lambda x: keras.ops.round(x)), trained)
-    report = evaluate(rounded, data, ["fgsm", "pgd"], [0.01], checks=False)
-    np.testing.assert_array_equal(report.correct["pgd"][0], report.clean_correct)

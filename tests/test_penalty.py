@@ -9,7 +9,6 @@ from backend import to_numpy, value_and_gradient
 from keras import ops
 from scipy import special
 
-from benchmarks.small_batches import bases, closed_forms, descent
 from keras_powerlaw import Spectrum
 from keras_powerlaw.penalty import (
     PowerLaw,
@@ -20,7 +19,6 @@ from keras_powerlaw.penalty import (
     spectral_penalty,
     steady_anchor,
 )
-from keras_powerlaw.spectrum import fit_power_law
 
 ALPHAS = [0.5, 1.0, 1.5, 2.0]
 FORMS = ["nearest", "paper", "log"]
@@ -303,20 +301,8 @@ def unit_variances(activity):
     return to_numpy(projected_variances(activity, basis))
 
 
-def paper_penalties(tails):
-    """Eq. (2) for each row, with β such that it is the sum over the directions."""
-    return ops.vectorized_map(
-        lambda tail: spectral_penalty(tail, tau=TAU, beta=WIDTH, form="paper"), tails
-    )
-
-
-def forces(tails):
-    """The gradient for log λₙ, of every batch."""
-    return tails * value_and_gradient(lambda x: ops.sum(paper_penalties(x)), tails)[1]
-
-
 class TestFewExamples:
-    """The closed forms of the page on theory, on simulated batches."""
+    """What the page on theory says of few examples, on simulated batches."""
 
     @pytest.mark.parametrize(
         ("draw", "excess_kurtosis"),
@@ -342,74 +328,6 @@ class TestFewExamples:
         np.testing.assert_allclose(logs.std(), np.sqrt(spread), rtol=0.02)
         np.testing.assert_allclose((1 / values).mean(), 1 + 2 / 13, rtol=0.01)
 
-    @pytest.mark.parametrize("batch", [32, 500])
-    def test_expected_penalty_on_target_is_that_of_the_f_distribution(self, batch):
-        drawn = DECAY * estimates(batch, (10000, 91), np.random.default_rng(2))
-        values = to_numpy(paper_penalties(ops.convert_to_tensor(drawn)))
-        square, hinge = closed_forms.expected_penalty(closed_forms.Ratio(batch))
-        np.testing.assert_allclose(np.mean(values), 90 * (square + hinge), rtol=0.03)
-
-    @pytest.mark.parametrize("batch", [32, 500])
-    @pytest.mark.parametrize("rho", [0.8, 1.0])
-    def test_expected_force(self, batch, rho):
-        tail = DECAY * np.r_[1.0, np.full(90, rho)]
-        drawn = tail * estimates(batch, (10000, 91), np.random.default_rng(4))
-        drawn = forces(drawn)[:, 1:].mean(axis=1)
-        expected = closed_forms.expected_force(closed_forms.Ratio(batch), rho)
-        margin = 4 * np.std(drawn) / np.sqrt(len(drawn))
-        assert margin < 0.06
-        assert abs(np.mean(drawn) - expected) < margin
-
-    def test_equilibrium_of_gradient_descent(self):
-        batches, rng = np.repeat([[64], [500]], 99, axis=0), np.random.default_rng(5)
-        log_variances, path = np.tile(np.log(DECAY), (198, 1)), []  # 99 descents each
-        for _ in range(50):
-            drawn = np.exp(log_variances) * estimates(batches, (198, 91), rng)
-            log_variances -= 0.08 * forces(drawn)
-            path.append(log_variances.reshape(2, 99, 91).mean(axis=1))
-        for batch, found, expected in zip(
-            (64, 500), np.exp(np.mean(path[25:], axis=0)), (0.793, 0.908), strict=True
-        ):
-            closed = closed_forms.equilibrium(closed_forms.Ratio(batch))
-            np.testing.assert_allclose(closed, expected, atol=5e-4)
-            assert found[0] == 1.0  # λ_τ is a constant
-            ratio = np.mean(found[1:] / DECAY[1:])
-            np.testing.assert_allclose(ratio, expected, atol=0.02)
-            # The same step for all n > τ: the exponent stays.
-            exponent, _ = fit_power_law(np.r_[np.ones(TAU - 1), found], TAU + 1, WIDTH)
-            np.testing.assert_allclose(exponent, 1.0, atol=0.02)
-
-    @pytest.mark.parametrize("exponent", [1.0, 1.6])
-    def test_expectation_and_spread_of_anchors(self, exponent):
-        variances, size = np.arange(1.0, WIDTH + 1) ** -exponent, 40 - TAU + 1
-        rng, tail = np.random.default_rng(6), variances[TAU - 1 :]
-        drawn = tail * estimates(64, (20000, 91), rng)
-        band, decay = drawn[:, :size], DECAY[:size]
-        simulated = {
-            "the batch's own": drawn[:, 0],
-            "band, ratio of sums": band.sum(axis=1) / decay.sum(),
-            "band, geometric mean": np.exp(np.log(band / decay).mean(axis=1)),
-            "last refresh's": drawn.sum(axis=1) * tail[0] / tail.sum(),
-        }
-        closed = closed_forms.anchors(variances, 64)
-        assert closed.keys() == simulated.keys()
-        for name, values in simulated.items():
-            found = values.mean() / tail[0], values.std() / values.mean()
-            np.testing.assert_allclose(found[0], closed[name][0], rtol=5e-3)
-            np.testing.assert_allclose(found[1], closed[name][1], rtol=0.03)
-
-    def test_a_band_does_not_hold_a_spectrum_that_the_hinge_pushes_down(self):
-        settings = {"batch": 500, "anchor": "geometric", "steps": 1000}
-        scale, _ = descent.descend(force=descent.eq2_force, **settings)
-        assert scale < 0.1
-        scale, ratio = descent.descend(force=descent.log_ratio_force, **settings)
-        np.testing.assert_allclose([scale, ratio], 1.0, atol=0.02)
-
-    @pytest.mark.parametrize("batch", [8, 64])
-    def test_the_nearest_power_law_stays(self, batch):
-        found = descent.descend(batch, "nearest", descent.nearest_force, steps=1000)
-        np.testing.assert_allclose(found, 1.0, atol=0.03)
-
     @pytest.mark.parametrize("batch", [2, 4, 64])
     def test_a_batch_scales_the_distance_to_the_nearest_and_adds_to_it(self, batch):
         # E R = c² R(λ) + (1 − c²) β M/N with c² = d/(d + 2), so that the minimum stays.
@@ -419,15 +337,3 @@ class TestFewExamples:
         simulated = np.mean([penalty(drawn) for drawn in draws])
         expected = c2 * penalty(tail) + (1 - c2) * len(tail) / 2000
         np.testing.assert_allclose(simulated, expected, rtol=0.02)
-
-    def test_a_basis_of_few_spreads_the_measured_and_flattens_the_projected(self):
-        true, rng = 1 / np.arange(1.0, 201), np.random.default_rng(7)
-        measured, along = bases.sample_eigenvectors(true, 3 * 200, rng)
-        spread, exact, flat = (
-            fit_power_law(values, 11, 200)[0] for values in (measured, true, along)
-        )
-        assert spread > exact + 0.05 > flat + 0.1
-        # Schur and Horn: the diagonal in any basis is majorized by the eigenvalues.
-        np.testing.assert_allclose(along.sum(), true.sum())
-        partial = np.cumsum(np.sort(along)[::-1])
-        assert np.all(partial <= np.cumsum(true) + 1e-12)

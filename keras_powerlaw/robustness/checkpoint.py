@@ -2,69 +2,76 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keras import ops
+from numpy.typing import NDArray
 
 from keras_powerlaw.arguments import invalid_value, validate_optional_path
 from keras_powerlaw.progress import write_atomically
-from keras_powerlaw.robustness.identity import (
-    digest,
-    outputs_of,
-    same_outputs,
-    structure_of,
-    weights_of,
-)
-from keras_powerlaw.robustness.problem import Problem
-from keras_powerlaw.robustness.report import from_bits, to_state
-from keras_powerlaw.robustness.results import Results
+from keras_powerlaw.robustness.attacks.attack import Batch
+from keras_powerlaw.robustness.classifier import Classifier
+from keras_powerlaw.robustness.report import RobustnessReport, report_of, to_state
 
-# Entries that a file may lack.
-ADDED = ("structure", "outputs")
+# Number of images whose logits are part of a model's identity.
+PROBES = 8
+
+# Logits of one model on two machines differ by at most this share of their spread.
+ROUNDING = 1e-2
+
+
+def validate_checkpoint(path: Any) -> Path | None:
+    file = validate_optional_path("checkpoint", path)
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        raise invalid_value(
+            "checkpoint", "the path of a file in a folder that exists", file
+        )
+    return file
 
 
 class Checkpoint:
     """A JSON file of results, which `RobustnessReport.from_json` reads once complete.
 
     Args:
-        path: Path of the file, or None to read and write nothing.
-        problem: Model, images and settings of the evaluation.
+        file: Path of the file, or None to read and write nothing.
         epsilons: The attack strengths.
-        names: Names of the attacks.
+        attacks: Names of the attacks.
+        settings: The options that affect the results.
+        classifier: The attacked model.
+        data: Its images and labels.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str] | None,
-        problem: Problem,
-        epsilons: Sequence[float],
-        names: Sequence[str],
+        file: Path | None,
+        epsilons: list[float],
+        attacks: list[str],
+        settings: dict[str, Any],
+        classifier: Classifier,
+        data: Batch,
     ) -> None:
-        self._file = validate_optional_path("checkpoint", path)
-        file = self._file
-        if file is not None and (file.is_dir() or not file.parent.is_dir()):
-            raise invalid_value(
-                "checkpoint", "the path of a file in a folder that exists", file
-            )
-        self._epsilons = epsilons
-        self._settings = problem.settings
-        if path is not None:
+        self._file = file
+        if file is not None:
             # A file with the same entries belongs to this evaluation.
-            self._identity = {
-                "epsilons": list(epsilons),
-                "attacks": list(names),
-                **problem.settings.reported(),
-                "x": digest([problem.images]),
-                "y": digest([problem.labels]),
-                "model": weights_of(problem.classifier.model),
-                "structure": structure_of(problem.classifier.model),
-                "outputs": outputs_of(problem),
+            self._evaluation = {
+                "epsilons": epsilons,
+                "attacks": attacks,
+                **settings,
+                "x": _digest([data.images]),
+                "y": _digest([data.labels]),
+                "model": _digest(
+                    ops.convert_to_numpy(ops.convert_to_tensor(weight))
+                    for weight in classifier.model.weights
+                ),
+                "outputs": _outputs(classifier, data.images[:PROBES]),
             }
 
-    def read(self) -> Results | None:
+    def read(self) -> RobustnessReport | None:
         """The results in the file, or None if there is no file.
 
         Raises:
@@ -74,14 +81,17 @@ class Checkpoint:
             return None
         try:
             state = json.loads(self._file.read_text(encoding="utf-8"))
-            differing = self._differing(state["evaluation"])
-            results = Results(state["correct"])
-            results.clean = from_bits(state["clean_correct"])
-            for name, rows in state["correct"].items():
-                results.correct[name] = [from_bits(row) for row in rows]
-            for name, rows in state.get("draw_accuracy", {}).items():
-                results.draw_accuracy[name] = np.array(rows).T.tolist()
-            results.checks = state.get("checks", {})
+            theirs, report = state["evaluation"], report_of(state)
+            differing = [
+                name
+                for name, ours in self._evaluation.items()
+                if name != "outputs" and theirs[name] != ours
+            ]
+            # Those of other images or weights differ in any case.
+            if not differing and not _agree(
+                theirs["outputs"], self._evaluation["outputs"]
+            ):
+                differing = ["outputs"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise invalid_value(
                 "checkpoint", "the path of a checkpoint, or a new one", self._file
@@ -92,25 +102,39 @@ class Checkpoint:
                 f"a checkpoint of the same evaluation; {differing} differ",
                 self._file,
             )
-        return results
+        return report
 
-    def _differing(self, evaluation: Mapping[str, Any]) -> list[str]:
-        """The entries in which the file's evaluation is not this one."""
-        # Files of before identify a model by its weights alone.
-        theirs = {**{key: self._identity[key] for key in ADDED}, **evaluation}
-        differing = [
-            key
-            for key, ours in self._identity.items()
-            if key != "outputs" and theirs[key] != ours
-        ]
-        # Those of other images or weights differ in any case.
-        if differing or same_outputs(theirs["outputs"], self._identity["outputs"]):
-            return differing
-        return ["outputs"]
-
-    def write(self, results: Results) -> None:
+    def write(self, report: RobustnessReport) -> None:
         if self._file is None:
             return
-        report = results.report(self._epsilons, self._settings)
-        text = json.dumps({**to_state(report), "evaluation": self._identity})
+        text = json.dumps({**to_state(report), "evaluation": self._evaluation})
         write_atomically(self._file, lambda file: file.write(text.encode("utf-8")))
+
+
+def _outputs(classifier: Classifier, images: NDArray[np.float32]) -> Any:
+    """The logits of some images, or None if two calls differ.
+
+    They show what no weight does: an attribute, the code of a layer.
+    """
+    first, second = (
+        ops.convert_to_numpy(classifier(images)).tolist() for _ in range(2)
+    )
+    return first if _agree(first, second) else None
+
+
+def _agree(first: Any, second: Any) -> bool:
+    """Whether two results of `_outputs()` are of one model."""
+    if first is None or second is None:
+        return first is second
+    ours, theirs = np.array(first), np.array(second)
+    return ours.shape == theirs.shape and bool(
+        np.abs(ours - theirs).max() <= ROUNDING * max(ours.std(), 1e-30)
+    )
+
+
+def _digest(arrays: Iterable[NDArray[Any]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        # As bytes, since bfloat16 does not support the buffer protocol.
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,42 +1,38 @@
-"""Accuracy under attack: a loop over the table of attacks."""
+"""Accuracy under attack: one loop over the attacks."""
 
 from __future__ import annotations
 
 import math
 import os
-import warnings
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
 
 import keras
 import numpy as np
-from numpy.typing import ArrayLike
+from keras import ops
+from numpy.typing import ArrayLike, NDArray
 
 from keras_powerlaw.activations import keeping_state
 from keras_powerlaw.arguments import (
+    ReportProgress,
     Verbose,
     invalid_value,
-    validate_boolean,
+    is_finite_number,
+    validate_integer,
     validate_verbose,
 )
-from keras_powerlaw.keras_internals import hold_current_weights
+from keras_powerlaw.keras_internals import flatten_layers, hold_current_weights
 from keras_powerlaw.progress import Progress
-from keras_powerlaw.robustness.attacks.attack import Attack
-from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
-from keras_powerlaw.robustness.attacks.table import ATTACKS, BY_NAME
-from keras_powerlaw.robustness.checkpoint import Checkpoint
-from keras_powerlaw.robustness.checks import measure_checks
-from keras_powerlaw.robustness.inputs import (
-    validate_attacks,
-    validate_epsilons,
-    validate_images,
-    validate_labels,
-    validate_settings,
-)
-from keras_powerlaw.robustness.logits import classifier_of
-from keras_powerlaw.robustness.problem import Indices, Problem, Settings
+from keras_powerlaw.robustness.attacks import ATTACKS, BY_NAME
+from keras_powerlaw.robustness.attacks.attack import Attack, Batch
+from keras_powerlaw.robustness.checkpoint import Checkpoint, validate_checkpoint
+from keras_powerlaw.robustness.classifier import Classifier, Indices, classifier_of
+from keras_powerlaw.robustness.flags import measure_checks
 from keras_powerlaw.robustness.report import RobustnessReport
-from keras_powerlaw.robustness.results import Results
+
+# A PGD step where pixels range from 0 to 1.
+PAPER_STEP_SIZE = 0.01
 
 
 def evaluate_robustness(
@@ -91,8 +87,10 @@ def evaluate_robustness(
     earlier evaluation. The attacks need its logits: a softmax at the end of a
     Sequential or Functional model is left out, and one sigmoid unit counts as two
     classes, with logits 0 and z. The model itself keeps them, so that other threads may
-    predict with it meanwhile. Where the loss gradient of an image is exactly zero, FGSM
-    and PGD do not move it; a very confident model can look robust for this reason.
+    predict with it meanwhile. On TensorFlow, cleverhans keeps the compiled graph of
+    every model that it attacks, though not its weights. Where the loss gradient of an
+    image is exactly zero, FGSM and PGD do not move it; a very confident model can look
+    robust for this reason.
 
     Args:
         model: A built Keras model with one input and one output, the logits of at
@@ -170,121 +168,289 @@ def evaluate_robustness(
         margin loss; [Andriushchenko et al., 2020](https://arxiv.org/abs/1912.00049)
         for Square.
     """
-    settings = validate_settings(
-        norm=norm,
-        pgd_steps=pgd_steps,
-        pgd_step_size=pgd_step_size,
-        restarts=restarts,
-        noise_draws=noise_draws,
-        clip=clip,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    images = validate_images(x, model, settings.clip)
-    strengths = validate_epsilons(epsilons)
-    names = validate_attacks(attacks)
-    validate_boolean("checks", checks)
+    options: dict[str, Any] = {
+        "norm": _validate_norm(norm),
+        "pgd_steps": validate_integer("pgd_steps", pgd_steps, minimum=1),
+        "pgd_step_size": _validate_step_size(pgd_step_size, _validate_clip(clip)),
+        "restarts": validate_integer("restarts", restarts, minimum=1),
+        "noise_draws": validate_integer("noise_draws", noise_draws, minimum=1),
+        "clip": _validate_clip(clip),
+        "seed": validate_integer("seed", seed, minimum=0),
+    }
+    batch_size = validate_integer("batch_size", batch_size, minimum=1)
+    _validate_model(model)
+    images = _validate_images(x, model, options["clip"])
+    strengths = _validate_epsilons(epsilons)
+    names = _validate_attacks(attacks)
     progress = Progress("Robustness", validate_verbose(verbose))
-    for name in names:
-        BY_NAME[name].prepare(images.shape, settings, keras.backend.backend())
-    if any(name.startswith("pgd") for name in names):
-        unknown_scale = pgd_step_size is None and settings.clip is None
-        _require_reach(settings, strengths[-1], unknown_scale, "pgd" in names)
+    file = validate_checkpoint(checkpoint)
+    if pgd_step_size is None and clip is None and any("pgd" in name for name in names):
+        _require_reach(options["pgd_steps"], strengths[-1])
+    chosen = [BY_NAME[name].with_options(options) for name in names]
+    for attack in chosen:
+        attack.require(images.shape, strengths[-1])
+    chosen.sort(key=lambda attack: ATTACKS.index(type(attack)))
 
     hold_current_weights(model)
-    with keeping_state(model):
-        first = images[: settings.batch_size]
-        classifier = classifier_of(model, first)
-        classes = classifier(first[:1]).shape[1]
-        labels = validate_labels(y, len(images), classes)
-        problem = Problem(classifier, images, labels, settings)
-        file = Checkpoint(checkpoint, problem, strengths, names)
-        results = file.read() or Results(names)
-        if checks and not results.checks:
-            results.checks = measure_checks(problem, strengths, names)
-        _run_attacks(problem, strengths, results, file, progress)
-    return results.report(strengths, settings)
+    with keeping_state(model), ExitStack() as at_end:
+        classifier = classifier_of(model, images[:batch_size], batch_size, at_end)
+        labels = _validate_labels(y, len(images), classifier.classes)
+        data = Batch(images, labels, np.arange(len(images)))
+        settings = {
+            **options,
+            "norm": "inf" if options["norm"] == np.inf else 2,
+            "clip": None if clip is None else list(options["clip"]),
+        }
+        saved = Checkpoint(file, strengths, names, settings, classifier, data)
+        report = saved.read() or RobustnessReport(
+            epsilons=np.array(strengths),
+            clean_correct=_attack(Attack(), classifier, data, 0.0, data.indices)[0],
+            correct={name: np.zeros((0, len(images)), dtype=bool) for name in names},
+            settings=settings,
+        )
+        if checks and not report.checks:
+            report.checks.update(
+                measure_checks(classifier, data, strengths, chosen, options)
+            )
+        _run_attacks(chosen, classifier, data, report, saved, progress)
+    return report
 
 
 def _run_attacks(
-    problem: Problem,
-    epsilons: Sequence[float],
-    results: Results,
+    attacks: Sequence[Attack],
+    classifier: Classifier,
+    data: Batch,
+    report: RobustnessReport,
     checkpoint: Checkpoint,
     progress: Progress,
 ) -> None:
-    """Adds the missing results to `results`, attack by attack, strength by strength."""
-    count = len(problem.images)
-    attacks = [attack for attack in ATTACKS if attack.name in results.correct]
-    batches = math.ceil(count / problem.settings.batch_size)
-    total, done = batches * len(attacks) * len(epsilons), 0
+    """Adds the missing results to `report`, attack by attack, strength by strength."""
+    batches = math.ceil(len(data.images) / classifier.batch_size)
+    total, done = batches * len(attacks) * len(report.epsilons), 0
 
-    def report(fraction: float) -> None:
+    def show(fraction: float) -> None:
         progress.update(done + round(fraction * batches), total)
 
-    if results.clean is None:
-        results.clean = classify_perturbed(
-            problem, problem.indices, lambda batch: problem.images[batch]
-        )
     for attack in attacks:
-        draws = problem.settings.noise_draws if attack.random else 1
-        for row, epsilon in enumerate(epsilons):
-            if not results.has(attack, row):
-                correct = np.zeros((draws, count), dtype=bool)
+        for row, epsilon in enumerate(report.epsilons.tolist()):
+            if row >= len(report.correct[attack.name]):
+                indices = _images_to_attack(attack, row, report)
                 if epsilon == 0.0:
-                    correct[:] = results.clean
+                    rows = len(attack.starts()) if attack.random else 1
+                    correct = np.tile(report.clean_correct, (rows, 1))
                 else:
-                    indices = _images_to_attack(attack, row, results)
-                    correct[:, indices] = attack.run(problem, epsilon, indices, report)
-                results.add(attack, correct)
-                checkpoint.write(results)
+                    correct = _attack(attack, classifier, data, epsilon, indices, show)
+                _add(report, attack.name, correct)
+                checkpoint.write(report)
             done += batches
-            report(0)
+            show(0)
     progress.finish()
-    checkpoint.write(results)
+    checkpoint.write(report)
 
 
-def _images_to_attack(attack: Attack, row: int, results: Results) -> Indices:
+def _images_to_attack(attack: Attack, row: int, report: RobustnessReport) -> Indices:
     """The images for `attack` at the strength with index `row`; for most, all."""
-    unbroken = np.array(results.clean)
     if not attack.follows_up:
-        unbroken[:] = True
-        return np.flatnonzero(unbroken)
-    for other in ATTACKS[: ATTACKS.index(attack)]:
-        if other.follows_up and other.name in results.correct:
-            unbroken &= results.correct[other.name][row]
+        return np.arange(report.clean_correct.size)
+    unbroken = report.clean_correct.copy()
+    for other in ATTACKS[: ATTACKS.index(type(attack))]:
+        if other.follows_up and other.name in report.correct:
+            unbroken &= report.correct[other.name][row]
     if row:  # an image broken at a smaller strength counts as broken
-        unbroken &= results.correct[attack.name][row - 1]
+        unbroken &= report.correct[attack.name][row - 1]
     return np.flatnonzero(unbroken)
 
 
-def _require_reach(
-    settings: Settings, epsilon: float, unknown_scale: bool, warns: bool
-) -> None:
-    """Refuses, or warns of, PGD steps that cannot reach the largest ε.
+def _attack(
+    attack: Attack,
+    classifier: Classifier,
+    data: Batch,
+    epsilon: float,
+    indices: Indices,
+    show: ReportProgress = lambda fraction: None,
+) -> NDArray[np.bool_]:
+    """Which of all images are among `indices` and withstand the attack.
 
-    Args:
-        settings: The settings.
-        epsilon: The largest ε.
-        unknown_scale: Whether the step is a default, and nothing says how large pixel
-            values are.
-        warns: Whether to warn of steps that were chosen.
+    Returns:
+        One row, or one for each draw of a random attack: shape `(rows, M)`.
     """
-    reach = settings.reach
-    if reach >= epsilon or math.isclose(reach, epsilon):
-        return
-    if unknown_scale:
+    starts = attack.starts()
+    correct = np.zeros((len(starts), len(data.images)), dtype=bool)
+    for number, start in enumerate(starts):
+        done = 0
+        for batch in classifier.batches(indices):
+            correct[number, batch] = attack.run(
+                classifier, data.take(batch), epsilon, start
+            )
+            done += len(batch)
+            show((number + done / len(indices)) / len(starts))
+        if not attack.random:  # a further start is tried on what is left
+            indices = indices[correct[number, indices]]
+    return correct if attack.random else correct[-1:]
+
+
+def _add(report: RobustnessReport, name: str, correct: NDArray[np.bool_]) -> None:
+    """Adds the next strength of an attack, of which `correct` has a row per draw."""
+    in_every_draw = np.all(correct, axis=0, keepdims=True)
+    report.correct[name] = np.concatenate([report.correct[name], in_every_draw])
+    if len(correct) > 1:
+        shares = correct.mean(axis=1, keepdims=True)
+        earlier = report.draw_accuracy.get(name, shares[:, :0])
+        report.draw_accuracy[name] = np.concatenate([earlier, shares], axis=1)
+
+
+def _require_reach(pgd_steps: int, epsilon: float) -> None:
+    reach = pgd_steps * PAPER_STEP_SIZE
+    if reach < epsilon and not math.isclose(reach, epsilon):
         raise invalid_value(
             "pgd_step_size",
-            f"a size with which {settings.pgd_steps} steps reach the largest epsilon, "
+            f"a size with which {pgd_steps} steps reach the largest epsilon, "
             f"{epsilon:g}; without `clip`, there is no range of pixels to scale the "
             "default by",
-            f"None, that is {settings.pgd_step_size:g}",
+            f"None, that is {PAPER_STEP_SIZE:g}",
         )
-    if warns:
-        warnings.warn(
-            f"{settings.pgd_steps} PGD steps of {settings.pgd_step_size:g} change a "
-            f"pixel by at most {reach:g}, less than the largest epsilon, {epsilon:g}. "
-            "Raise `pgd_steps` or `pgd_step_size`.",
-            stacklevel=3,
+
+
+def _validate_norm(norm: Any) -> float:
+    if norm not in ("inf", np.inf, 2):
+        raise invalid_value("norm", '"inf" or 2', repr(norm))
+    return 2 if norm == 2 else np.inf
+
+
+def _validate_step_size(size: Any, clip: tuple[float, float] | None) -> float:
+    if size is None:
+        low, high = clip or (0.0, 1.0)
+        return PAPER_STEP_SIZE * (high - low)
+    if not is_finite_number(size) or size <= 0:
+        expected = "None or a finite number above 0"
+        raise invalid_value("pgd_step_size", expected, repr(size))
+    return float(size)
+
+
+def _validate_clip(clip: Any) -> tuple[float, float] | None:
+    if clip is None:
+        return None
+    low, high = clip if isinstance(clip, tuple | list) and len(clip) == 2 else (0, 0)
+    if not (is_finite_number(low) and is_finite_number(high) and low < high):
+        raise invalid_value("clip", "a pair (low, high) with low < high, or None", clip)
+    return float(low), float(high)
+
+
+def _validate_model(model: Any) -> None:
+    if not isinstance(model, keras.Model) or not model.built:
+        raise invalid_value("model", "a built Keras model", model)
+    stateful = [
+        layer.name for layer in flatten_layers(model) if getattr(layer, "stateful", 0)
+    ]
+    if stateful:
+        raise invalid_value(
+            "model",
+            "a model whose answer to an image does not depend on those before it (make "
+            "one with `stateful=False`, and give it the weights)",
+            f"'{model.name}', with the stateful layers {stateful}",
         )
+
+
+def _validate_images(
+    x: Any, model: keras.Model, clip: tuple[float, float] | None
+) -> NDArray[np.float32]:
+    images = _as_array("x", x)
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) == 1 and not keras.tree.is_nested(inputs[0]):
+        expected = tuple(inputs[0].shape[1:])
+        fits = len(expected) == images.ndim - 1 and all(
+            size in (None, received)
+            for size, received in zip(expected, images.shape[1:], strict=True)
+        )
+        if not fits:
+            raise invalid_value(
+                "x",
+                f"images of the model's input shape {expected}",
+                f"images of shape {images.shape[1:]}",
+            )
+    # NaN and infinity are not within it either.
+    if clip is not None and not (clip[0] <= images.min() <= images.max() <= clip[1]):
+        raise invalid_value(
+            "x",
+            f"pixel values within clip={clip} (for others, give `clip=(low, high)`, "
+            "and epsilons in the same units)",
+            f"values from {images.min():g} to {images.max():g}",
+        )
+    return images.astype(np.float32, copy=False)
+
+
+def _validate_labels(y: Any, count: int, classes: int) -> NDArray[np.int64]:
+    labels = _as_array("y", y)
+    if labels.shape == (count, 1):  # as in `keras.datasets.cifar10`
+        labels = labels[:, 0]
+    if labels.shape != (count,):
+        raise invalid_value(
+            "y",
+            f"integer labels of shape ({count},) (for one-hot labels give "
+            "`y.argmax(axis=1)`)",
+            f"shape {labels.shape}",
+        )
+    integers = labels.astype(np.int64)
+    if np.any(integers != labels) or not 0 <= labels.min() <= labels.max() < classes:
+        raise invalid_value(
+            "y",
+            f"labels from 0 to {classes - 1}, one for each output of the model",
+            f"labels from {labels.min():g} to {labels.max():g}",
+        )
+    return integers
+
+
+def _validate_epsilons(epsilons: Any) -> list[float]:
+    values = np.asarray(epsilons)
+    if (
+        values.dtype.kind not in "fiu"
+        or values.ndim != 1
+        or values.size == 0
+        or not values[0] >= 0
+        or not np.all(np.diff(values) > 0)
+        or not np.isfinite(values[-1])
+    ):
+        raise invalid_value(
+            "epsilons",
+            "one or more finite numbers of at least 0, strictly increasing",
+            epsilons,
+        )
+    # Python floats: a NumPy scalar would turn float32 images into float64.
+    strengths: list[float] = values.astype(np.float64).tolist()
+    return strengths
+
+
+def _validate_attacks(attacks: Any) -> list[str]:
+    names = list(BY_NAME) if attacks == "strong" else attacks
+    if (
+        isinstance(names, str)
+        or not isinstance(names, Iterable)
+        or not (names := list(names))
+        or len({*map(str, names)} & {*BY_NAME}) < len(names)
+    ):
+        raise invalid_value(
+            "attacks",
+            f'a sequence of distinct names out of {tuple(BY_NAME)}, or "strong" for '
+            "all",
+            attacks,
+        )
+    return names
+
+
+def _as_array(argument: str, value: Any) -> NDArray[Any]:
+    """An array of any kind as one of NumPy."""
+    if ops.is_tensor(value):
+        value = ops.convert_to_numpy(value)
+    elif hasattr(value, "toarray"):  # a sparse matrix
+        value = value.toarray()
+    is_array = hasattr(value, "__array__") or isinstance(value, list | tuple)
+    if isinstance(value, keras.utils.PyDataset) or (
+        hasattr(value, "__iter__") and not is_array
+    ):
+        raise invalid_value(
+            argument,
+            "an array (of a data set of batches, or another iterable, give "
+            "`x, y = map(np.concatenate, zip(*data))`)",
+            f"an object of type {type(value)}",
+        )
+    return np.asarray(value)

@@ -1,8 +1,9 @@
-"""The report of a robustness evaluation, read and written without Keras."""
+"""The report of a robustness evaluation, and several of them in one table."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_powerlaw.arguments import invalid_value
-from keras_powerlaw.robustness.attacks.table import BY_NAME, STRONG_ATTACKS
+from keras_powerlaw.robustness.attacks import BY_NAME
 from keras_powerlaw.robustness.flags import Flag, find_flags
-from keras_powerlaw.robustness.tables import text_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,20 +100,7 @@ class RobustnessReport:
     @property
     def flags(self) -> list[Flag]:
         """Reasons not to trust the figures, as a list of `Flag` objects."""
-        correct = self.correct
-        if self.settings.get("norm") == 2:
-            # Gaussian noise is left out: its ε is the standard deviation of a pixel,
-            # not the length of the whole change.
-            correct = {
-                name: rows for name, rows in correct.items() if _is_bounded(name)
-            }
-        steps, size = (
-            self.settings.get(name, np.inf) for name in ("pgd_steps", "pgd_step_size")
-        )
-        return find_flags(
-            *(self.epsilons, self.clean_correct, correct, self.accuracy, self.checks),
-            reach=steps * size,
-        )
+        return find_flags(self)
 
     def to_json(self) -> str:
         """Returns the report as JSON text, with one character per image and result."""
@@ -133,25 +120,16 @@ class RobustnessReport:
             ValueError: If `text` is not the JSON text of a report.
         """
         try:
-            state = json.loads(text)
-            return cls(
-                epsilons=np.array(state["epsilons"], dtype=np.float64),
-                clean_correct=from_bits(state["clean_correct"]),
-                correct={
-                    name: np.stack([from_bits(row) for row in rows])
-                    for name, rows in state["correct"].items()
-                },
-                settings=state["settings"],
-                draw_accuracy={
-                    name: np.array(rows)
-                    for name, rows in state.get("draw_accuracy", {}).items()
-                },
-                checks=state.get("checks", {}),
-            )
+            report = report_of(json.loads(text))
+            if any(
+                len(rows) < len(report.epsilons) for rows in report.correct.values()
+            ):
+                raise ValueError("The report is not finished.")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise invalid_value(
                 "text", "the text returned by `RobustnessReport.to_json`", text
             ) from error
+        return report
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RobustnessReport):
@@ -164,11 +142,11 @@ class RobustnessReport:
     def __str__(self) -> str:
         columns = {
             name: [f"{100 * value:.1f}" for value in [self.clean_accuracy, *values]]
-            for name, values in table_columns(self).items()
+            for name, values in _table_columns(self).items()
         }
         lines = [
             f"Accuracy in % on {self.clean_correct.size} images",
-            *text_table(self.epsilons, columns),
+            *_text_table(self.epsilons, columns),
         ]
         if self.checks or self.flags:
             lines += ["", "Flags:" if self.flags else "No flags."]
@@ -176,10 +154,10 @@ class RobustnessReport:
         return "\n".join(lines)
 
 
-def table_columns(report: RobustnessReport) -> dict[str, NDArray[np.float64]]:
+def _table_columns(report: RobustnessReport) -> dict[str, NDArray[np.float64]]:
     """The accuracies in the table of a report, by column title."""
     curves = report.accuracy
-    if curves.keys() & set(STRONG_ATTACKS):
+    if any(name in BY_NAME and BY_NAME[name].follows_up for name in curves):
         curves["worst case"] = report.worst_case_accuracy
     return curves
 
@@ -188,9 +166,9 @@ def to_state(report: RobustnessReport) -> dict[str, Any]:
     """A report, finished or not, as the JSON object that `to_json` writes."""
     state = {
         "epsilons": report.epsilons.tolist(),
-        "clean_correct": to_bits(report.clean_correct),
+        "clean_correct": _to_bits(report.clean_correct),
         "correct": {
-            name: [to_bits(row) for row in rows]
+            name: [_to_bits(row) for row in rows]
             for name, rows in report.correct.items()
         },
         "settings": report.settings,
@@ -204,11 +182,30 @@ def to_state(report: RobustnessReport) -> dict[str, Any]:
     return state
 
 
-def to_bits(row: NDArray[np.bool_]) -> str:
+def report_of(state: Mapping[str, Any]) -> RobustnessReport:
+    """The report, finished or not, of what `to_state()` returned."""
+    clean = _from_bits(state["clean_correct"])
+    return RobustnessReport(
+        epsilons=np.array(state["epsilons"], dtype=np.float64),
+        clean_correct=clean,
+        correct={
+            name: np.array(list(map(_from_bits, rows)), bool).reshape(-1, clean.size)
+            for name, rows in state["correct"].items()
+        },
+        settings=state["settings"],
+        draw_accuracy={
+            name: np.array(rows)
+            for name, rows in state.get("draw_accuracy", {}).items()
+        },
+        checks=state.get("checks", {}),
+    )
+
+
+def _to_bits(row: NDArray[np.bool_]) -> str:
     return "".join("01"[int(value)] for value in row)
 
 
-def from_bits(bits: str) -> NDArray[np.bool_]:
+def _from_bits(bits: str) -> NDArray[np.bool_]:
     if not set(bits) <= {"0", "1"}:
         raise ValueError(f"Expected a string of 0 and 1. Received: {bits!r}")
     return np.array([bit == "1" for bit in bits], dtype=bool)
@@ -216,3 +213,142 @@ def from_bits(bits: str) -> NDArray[np.bool_]:
 
 def _is_bounded(name: str) -> bool:
     return name not in BY_NAME or BY_NAME[name].bounded
+
+
+@dataclass(frozen=True, eq=False)
+class RobustnessSummary:
+    """Mean and standard deviation of the accuracies in several reports.
+
+    `str(summary)` is a table as plain text, `summary.to_markdown()` one in Markdown.
+
+    Attributes:
+        epsilons: The E attack strengths. Shape `(E,)`, float64.
+        count: Number of reports.
+        clean: Mean and sample standard deviation of the clean accuracy.
+        mean: Mean accuracy: attack name to array of shape `(E,)`. If strong attacks
+            were run, `"worst case"` is the worst case over the attacks.
+        std: Sample standard deviation (divisor: count − 1), by the same names.
+    """
+
+    epsilons: NDArray[np.float64]
+    count: int
+    clean: tuple[float, float]
+    mean: dict[str, NDArray[np.float64]]
+    std: dict[str, NDArray[np.float64]]
+
+    def __str__(self) -> str:
+        title = f"Accuracy in %, mean ± standard deviation of {self.count} reports"
+        return "\n".join([title, *_text_table(self.epsilons, self._columns())])
+
+    def to_markdown(self) -> str:
+        """Returns the table in Markdown, with one row per epsilon."""
+        return _markdown_table(self.epsilons, self._columns())
+
+    def _columns(self) -> dict[str, list[str]]:
+        clean_mean, clean_std = self.clean
+        return {
+            name: [
+                f"{100 * mean:.1f} ± {100 * std:.1f}"
+                for mean, std in zip(
+                    [clean_mean, *self.mean[name]],
+                    [clean_std, *self.std[name]],
+                    strict=True,
+                )
+            ]
+            for name in self.mean
+        }
+
+
+def combine_reports(reports: Sequence[RobustnessReport]) -> RobustnessSummary:
+    """Combines the reports of several seeds into mean ± standard deviation.
+
+    For a figure, pass the reports themselves to `plot_robustness`.
+
+    Args:
+        reports: At least two reports with the same epsilons, attacks and settings,
+            except for the seed.
+
+    Returns:
+        A `RobustnessSummary`.
+
+    Raises:
+        ValueError: If there are fewer than two reports, or they differ.
+
+    Example:
+
+    ```python
+    import keras_powerlaw as kp
+    import numpy as np
+
+    reports = [
+        kp.RobustnessReport(
+            epsilons=np.array([0.1, 0.2]),
+            clean_correct=np.array([True, True]),
+            correct={"fgsm": np.array([[True, seed == 1], [False, False]])},
+        )
+        for seed in (0, 1)
+    ]
+    summary = kp.combine_reports(reports)
+    summary.mean["fgsm"], summary.std["fgsm"]  # [0.75, 0.], [0.354, 0.]
+    print(summary.to_markdown())
+    ```
+
+    Reference:
+        [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2 to 5: three
+        seeds each.
+    """
+    if not isinstance(reports, list | tuple) or not all(
+        isinstance(report, RobustnessReport) for report in reports
+    ):
+        raise invalid_value("reports", "a list of reports", repr(reports))
+    if len(reports) < 2:
+        raise invalid_value("reports", "at least two reports", f"{len(reports)}")
+    first = reports[0]
+    for report in reports[1:]:
+        for what, ours, theirs in (
+            ("epsilons", first.epsilons.tolist(), report.epsilons.tolist()),
+            ("attacks", list(first.correct), list(report.correct)),
+            (
+                "settings other than the seed",
+                {**first.settings, "seed": None},
+                {**report.settings, "seed": None},
+            ),
+        ):
+            if ours != theirs:
+                raise invalid_value(
+                    "reports", f"reports with the same {what}", f"{ours} and {theirs}"
+                )
+    curves = [_table_columns(report) for report in reports]
+    stacked = {name: np.stack([curve[name] for curve in curves]) for name in curves[0]}
+    clean = [report.clean_accuracy for report in reports]
+    return RobustnessSummary(
+        epsilons=first.epsilons,
+        count=len(reports),
+        clean=(float(np.mean(clean)), float(np.std(clean, ddof=1))),
+        mean={name: rows.mean(axis=0) for name, rows in stacked.items()},
+        std={name: rows.std(axis=0, ddof=1) for name, rows in stacked.items()},
+    )
+
+
+def _text_table(
+    epsilons: NDArray[np.float64], columns: Mapping[str, list[str]]
+) -> list[str]:
+    """Lines of a table: header, row of the clean images, one row per epsilon."""
+    labels = ["   epsilon", "     clean", *(f"{epsilon:>10g}" for epsilon in epsilons)]
+    for name, cells in columns.items():
+        width = max(8, *(len(cell) + 3 for cell in (name, *cells)))
+        labels = [
+            label + f"{cell:>{width}}"
+            for label, cell in zip(labels, (name, *cells), strict=True)
+        ]
+    return labels
+
+
+def _markdown_table(
+    epsilons: NDArray[np.float64], columns: Mapping[str, Sequence[str]]
+) -> str:
+    """The same table in Markdown."""
+    rows = [["ε", *columns], ["---"] * (len(columns) + 1)]
+    labels = ["clean", *(f"{epsilon:g}" for epsilon in epsilons)]
+    rows += [list(row) for row in zip(labels, *columns.values(), strict=True)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -2,63 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
-from keras_powerlaw.arguments import ReportProgress
-from keras_powerlaw.robustness.attacks.steps import ball_points
-from keras_powerlaw.robustness.attacks.sweep import classify_perturbed
-from keras_powerlaw.robustness.problem import Indices, Problem
-
-# Maps the indices of a batch to noise of strength 1.
-Draw = Callable[[Indices], NDArray[np.float32]]
+from keras_powerlaw.robustness.attacks.attack import Attack, Batch, ball_points
+from keras_powerlaw.robustness.classifier import Classifier
 
 
-def gaussian(
-    problem: Problem, epsilon: float, indices: Indices, progress: ReportProgress
-) -> NDArray[np.bool_]:
-    def draw(number: int) -> Draw:
+@dataclass(frozen=True, kw_only=True)
+class GaussianNoise(Attack):
+    """ε times standard normal noise."""
+
+    name = "noise"
+    title = "white noise"
+    random = True
+    bounded = False
+
+    noise_draws: int = 1
+    seed: int = 0
+
+    def starts(self) -> Sequence[Generator]:
         # One stream for all images, restarted at each strength, so that no noise is
         # stored and the result does not depend on the batch size.
-        seed = problem.settings.seed
-        rng = np.random.default_rng([seed, number] if number else seed)
-        shape = problem.images.shape[1:]
-        return lambda batch: rng.standard_normal((len(batch), *shape), dtype=np.float32)
+        draws = range(self.noise_draws)
+        return [default_rng([self.seed, n] if n else self.seed) for n in draws]
 
-    return _under_draws(problem, epsilon, indices, draw, progress)
-
-
-def uniform(
-    problem: Problem, epsilon: float, indices: Indices, progress: ReportProgress
-) -> NDArray[np.bool_]:
-    def draw(number: int) -> Draw:
-        return lambda batch: ball_points(problem, batch, [number])
-
-    return _under_draws(problem, epsilon, indices, draw, progress)
+    def perturb(
+        self, classifier: Classifier, batch: Batch, epsilon: float, start: Generator
+    ) -> NDArray[np.float32]:
+        noise = start.standard_normal(batch.images.shape, dtype=np.float32)
+        return np.clip(batch.images + epsilon * noise, *self.limits)
 
 
-def _under_draws(
-    problem: Problem,
-    epsilon: float,
-    indices: Indices,
-    draw: Callable[[int], Draw],
-    progress: ReportProgress,
-) -> NDArray[np.bool_]:
-    """Which images are classified correctly in each draw, shape `(draws, images)`."""
-    draws = problem.settings.noise_draws
-    correct = []
-    for number in range(draws):
-        noise = draw(number)
+@dataclass(frozen=True, kw_only=True)
+class UniformNoise(Attack):
+    """A random point of the ball of radius ε."""
 
-        def perturb(batch: Indices, noise: Draw = noise) -> NDArray[np.float32]:
-            noisy = problem.images[batch] + epsilon * noise(batch)
-            # Without `clip`, the limits are infinite.
-            return np.clip(noisy, *problem.settings.limits)
+    name = "uniform_noise"
+    title = "uniform noise"
+    random = True
 
-        def report(fraction: float, number: int = number) -> None:
-            progress((number + fraction) / draws)
+    noise_draws: int = 1
+    seed: int = 0
 
-        correct.append(classify_perturbed(problem, indices, perturb, report))
-    return np.stack(correct)
+    def starts(self) -> Sequence[int]:
+        return range(self.noise_draws)
+
+    def perturb(
+        self, classifier: Classifier, batch: Batch, epsilon: float, start: Any
+    ) -> NDArray[np.float32]:
+        noise = ball_points(
+            self.norm, batch.images.shape[1:], [self.seed, start], batch.indices
+        )
+        return np.clip(batch.images + epsilon * noise, *self.limits)

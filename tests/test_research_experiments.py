@@ -1,0 +1,158 @@
+"""Which runs an experiment has, which of them are chosen, and their networks."""
+
+import numpy as np
+import pytest
+
+from research import experiments, train
+from research.matching import best_strengths, select_best
+from research.networks import build_model
+from research.settings import run_name, select
+
+
+def runs_of(*arguments):
+    return train.runs_of(train.parser().parse_args(["--preset", *arguments]))[0]
+
+
+def test_runs_are_what_the_command_line_asks_for():
+    def names(*arguments):
+        return [run_name(settings) for settings in runs_of("smoke", *arguments)]
+
+    assert len(names()) == 2 * 2 + 2 * 8
+    chosen = "--architectures", "cnn", "--conditions", "jacobian"
+    assert names(*chosen) == ["digits-cnn-jacobian-seed0"]
+    assert names(
+        *("--dataset", "mnist", "--architectures", "shallow", "--seeds", "0", "7"),
+        *("--betas", "1", "2.5"),
+    ) == [
+        f"mnist-shallow-{kind}-seed{seed}"
+        for seed in (0, 7)
+        for kind in ("vanilla", "last-beta1", "last-beta2.5")
+    ]
+
+
+def test_unknown_arguments_are_named(capsys):
+    with pytest.raises(SystemExit):
+        runs_of("smok")
+    assert "'smok'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="--architectures and --conditions"):
+        train.main(
+            ["--preset", "smoke", "--architectures", "shallow", "--conditions", "all"]
+        )
+
+
+def test_comparisons_are_what_they_say():
+    sizes = {(s["width"], s["batch_size"]) for s in runs_of("widths")}
+    assert sizes == {
+        *((500, 750), (500, 3000), (1000, 1500), (1000, 3000), (2000, 3000)),
+        *((4000, 3000), (4000, 6000)),
+    }
+
+    swept = runs_of("exponents", "--dataset", "fashion_mnist", "--seeds", "3")
+    assert [s["alpha"] for s in swept] == [None, *experiments.ALPHAS]
+    differ = ("alpha", "beta", "condition", "form", "tau", "variant")
+    assert len({str({**s, **dict.fromkeys(differ)}) for s in swept}) == 1
+
+    grid = runs_of("matched", "--architectures", "cnn")
+    trainings = {}
+    for s in grid:
+        penalty = s["condition"], s["form"], s["beta"]
+        training = {key: s[key] for key in experiments.GRID[0]}
+        trainings.setdefault(penalty, []).append(training)
+    assert len(trainings) == 7
+    plain = trainings.pop(("vanilla", None, None))
+    assert len(plain) == 18 and all(same == plain[:12] for same in trainings.values())
+    assert all(settings["kept_out"] == 5000 for settings in (*swept, *grid))
+
+    for runs in (swept, grid):  # each has a file of its own
+        assert len({run_name(settings) for settings in runs}) == len(runs)
+
+
+def test_the_best_training_keeps_the_task():
+    def result(condition, clean, pgd, batch, form=None):
+        settings = {"architecture": "cnn", "condition": condition, "batch": batch}
+        return {
+            "settings": {**settings, "form": form},
+            "kept_out": {"clean": clean, "pgd": pgd},
+        }
+
+    results = [
+        result("vanilla", 0.97, 0.5, 1),
+        result("vanilla", 0.98, 0.4, 2),
+        result("last", 0.95, 0.9, 3, "log"),  # too far below 0.98
+        result("last", 0.961, 0.6, 4, "log"),
+        result("last", 0.97, 0.5, 5, "log"),
+        result("last", 0.5, 0.9, 6, "paper"),
+    ]
+    assert [settings["batch"] for settings in select_best(results)] == [1, 4]
+
+
+def trained(condition, beta, seed, clean, pgd):
+    settings = {"architecture": "mlp", "condition": condition}
+    return {
+        "settings": {**settings, "beta": beta, "seed": seed},
+        "kept_out": {"clean": clean, "pgd": pgd},
+    }
+
+
+def test_best_strength_of_each_condition():
+    """The most robust that keeps the task, on the first seed."""
+    results = [
+        trained("last", 1.0, 1, 0.97, 0.9),
+        trained("vanilla", None, 0, 0.98, 0.1),
+        trained("last", 1.0, 0, 0.97, 0.2),
+        trained("last", 5.0, 0, 0.961, 0.3),
+        trained("all", 1.0, 0, 0.97, 0.2),
+        trained("all", 5.0, 0, 0.959, 0.6),  # too far below 0.98
+        trained("whitened-last", 1.0, 0, 0.7, 0.2),  # neither keeps the task
+        trained("whitened-last", 5.0, 0, 0.8, 0.1),
+    ]
+    best = {"vanilla": None, "last": 5.0, "all": 1.0, "whitened-last": 5.0}
+    assert best_strengths(results) == best
+
+
+def test_conditions_are_what_they_say():
+    def model(architecture, condition):
+        chosen = {"architectures": [architecture], "conditions": [condition]}
+        [settings] = select("smoke", **chosen, width=30)
+        return build_model(settings, (8, 8, 1))[0]
+
+    def penalized(model):
+        return {
+            layer.name: layer.activity_regularizer.alpha
+            for layer in model.layers
+            if layer.activity_regularizer is not None
+        }
+
+    for architecture in ("mlp", "cnn"):
+        assert penalized(model(architecture, "vanilla")) == {}
+        assert penalized(model(architecture, "last")) == {"hidden3": 1.0}
+        assert penalized(model(architecture, "whitened-last")) == {"hidden3": 1.0}
+        everywhere = {"hidden1": 1.0, "hidden2": 1.0, "hidden3": 1.0}
+        assert penalized(model(architecture, "all")) == everywhere
+        falling = {"hidden1": 1.5, "hidden2": 1.25, "hidden3": 1.0}
+        assert penalized(model(architecture, "tapered")) == falling
+        for condition in ("whitened", "whitened-last"):
+            names = [
+                type(layer).__name__ for layer in model(architecture, condition).layers
+            ]
+            # Right before the name of the second hidden layer.
+            second = [i for i, name in enumerate(names) if name == "Identity"][1]
+            assert names.index("WhiteningLayer") == second - 1
+    assert model("mlp", "jacobian").projections is None
+    assert model("mlp", "output-jacobian").projections == 1
+
+
+def test_networks_have_the_sizes_of_the_paper():
+    sizes = {}
+    for architecture in ("shallow", "mlp", "cnn"):
+        chosen = {"architectures": [architecture], "conditions": ["vanilla"]}
+        settings, *_ = select("paper", **chosen)
+        model, hidden = build_model(settings, (28, 28, 1))
+        sizes[architecture] = [
+            int(np.prod(model.get_layer(name).output.shape[1:])) for name in hidden
+        ]
+    assert sizes == {
+        "shallow": [2000],
+        "mlp": [1000, 1000, 1000],
+        "cnn": [2704, 800, 1000],
+    }
