@@ -57,8 +57,8 @@ def attached_after_training():
     return kp.add_spectral_regularizer(model, "hidden", tau=3, beta=2.0)
 
 
-def fit(model, data, refresh=None):
-    sizes = {"batch_size": 46, "validation_batch_size": 46}
+def fit(model, data, refresh=None, size=46):
+    sizes = {"batch_size": size, "validation_batch_size": size}
     options = {"epochs": 3, "shuffle": False, "verbose": 0, "validation_data": data}
     callbacks = [] if refresh is None else [refresh]
     return model.fit(*data, callbacks=callbacks, **sizes, **options).history
@@ -264,20 +264,21 @@ def test_two_workers_agree_with_one_device(tmp_path):
     assert_same_state(found, model, atol=5e-5)
 
 
-PROCESSES, PER_PROCESS = 2, 23  # the examples of a batch that each process has
+PROCESSES, PER_PROCESS = 2, 20  # the examples of a batch that each process has
 
 
 @only("jax", why="keras.distribution is for JAX there")
 @pytest.mark.parametrize("source", ["data", "training steps"])
 def test_two_jax_processes_agree_with_one_device(source, tmp_path):
     """Two processes on loopback with two devices each, in `fit()`."""
-    data = tuple(array[:184] for array in VECTORS)
+    data = tuple(array[:200] for array in VECTORS)
     [port] = free_ports(1)
     found = results_of_two("jax_worker.py", data, tmp_path, port, source)
     assert found["devices"] == 4
     np.testing.assert_array_equal(found["assigned"], found["basis"])
     model, x = compiled_model(), data[0] if source == "data" else None
-    for name, values in fit(model, data, REFRESH(x, every_steps=2)).items():
+    refresh = REFRESH(x, every_steps=2)
+    for name, values in fit(model, data, refresh, PROCESSES * PER_PROCESS).items():
         atol = 1e-4 if name.endswith("_staleness") else 0
         np.testing.assert_allclose(found[f"log {name}"], values, rtol=1e-4, atol=atol)
     assert_same_state(found, model, atol=1e-4)

@@ -63,7 +63,7 @@ def test_values_that_another_model_trains_are_missed_with_a_sentence():
     other = keras.Model(model.inputs, model.layers[0].output)
     seen = []
 
-    def look(*_):
+    def look(batch, logs):
         with pytest.raises(ValueError, match="`jax_state_sync..` of that model first"):
             internals.hold_current_weights(other)
         internals.hold_current_weights(model)
