@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import scipy.sparse
 from keras import ops
 from numpy.typing import NDArray
 
@@ -233,7 +234,10 @@ class Rows:
     """
 
     def __init__(self, array: Any) -> None:
-        if hasattr(array, "tocsr"):
+        if hasattr(array, "dense_shape"):  # tf.SparseTensor, which has no rows
+            entries = np.asarray(array.values), np.asarray(array.indices).T
+            array = scipy.sparse.csr_matrix(entries, tuple(array.dense_shape))
+        elif hasattr(array, "tocsr"):
             array = array.tocsr()
         elif not hasattr(array, "__getitem__") or not hasattr(array, "shape"):
             array = np.asarray(array)

@@ -65,14 +65,17 @@ class TestMeasuring:
             np.testing.assert_array_equal(spectrum.eigenvalues, alone.eigenvalues)
             assert spectrum.floor == alone.floor
 
-    def test_of_leading_eigenvalues_needs_no_covariance(self, monkeypatch):
+    def test_of_fewer_samples_than_units_needs_no_covariance(self, monkeypatch):
         wide = network(feature_map(3), layers.Flatten(), shape=(20, 20, 1))
-        x = gaussian(40, (20, 20, 1))[0]
-        full = kp.measure_spectrum(wide, x, "map")
+        x = gaussian(1000, (20, 20, 1))[0]
         monkeypatch.setattr(arguments, "installed_memory", lambda: 4 * 2**20)
         with pytest.raises(ValueError, match="Too wide"):
             kp.measure_spectrum(wide, x, "map")
-        leading = kp.measure_spectrum(wide, x, "map", components=10, batch_size=7)
+        full = kp.measure_spectrum(wide, x[:40], "map", batch_size=7)
+        np.testing.assert_allclose(
+            full.eigenvalues[:39], expected(wide, x[:40], "map")[:39], rtol=1e-5
+        )
+        leading = kp.measure_spectrum(wide, x[:40], "map", components=10)
         np.testing.assert_allclose(
             leading.eigenvalues, full.eigenvalues[:10], rtol=1e-5
         )
