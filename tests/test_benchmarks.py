@@ -169,9 +169,3 @@ def test_clock_pauses(monkeypatch):
     with clock.paused():  # from 10 to 15
         pass
     assert clock.read() == [17, 17]
-
-
-def test_unknown_arguments_are_named(capsys):
-    with pytest.raises(SystemExit):
-        benchmarks.main(["--measure", "stepp"])
-    assert "'stepp'" in capsys.readouterr().err
