@@ -1,1 +1,1 @@
-"""Benchmarks, run from the project's root: `python -m benchmarks.speed --help`."""
+"""Benchmarks, run from the project's root: `python -m benchmarks --help`."""

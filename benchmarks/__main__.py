@@ -6,24 +6,18 @@ turns (A B A B …), and a ratio is the median over the turns. Seconds are those
 wall clock, CPU seconds those of all threads; on a shared machine, trust the latter.
 
     python -m benchmarks                        # measures nothing, prints all tables
-    python -m benchmarks --measure step refresh memory --data random
+    python -m benchmarks --measure step window --data random
     python -m benchmarks --measure spectrum --schedules paper fast --seeds 0 1 2
     python -m benchmarks --measure zoo --networks digits --penalties none nearest
     KERAS_BACKEND=jax python -m benchmarks --measure step --data mnist.npz
 
     step         a training step without the penalty and with each of its forms
-    memory       peak memory of a process that trains, one for each form
-    refresh      `refresh_eigenbasis` on all images, and its bare parts
     window       a refresh from the training's activations, and its bare parts
-    epoch        an epoch of an ordinary CNN, the basis from its training or the data
     spectrum     training until the layer's exponent is 1, by each of the schedules
     interval     trainings that renew the basis more or less often, on more or less
     zoo          ordinary networks, each with the penalty in each of its forms
-    layers       all layers of a MobileNetV2 in one pass, and in a pass for each
     repeats      cvPCA and PCA of two simulated repeats: exponents, time, memory
-    sweeps       attack sweeps beside the plain loop of cleverhans
     flags        the strong attacks, and the flags they raise
-    attack-memory  memory that attacks take
 
 The network is that of section 4.1, 2,000 tanh units with batch normalization, where a
 module does not say another one.
@@ -37,10 +31,8 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks import (
-    epochs,
     measuring,
     networks,
-    peaks,
     recordings,
     refreshes,
     robustness,
@@ -57,18 +49,12 @@ from research.printed import print_rows
 # rows that show all results.
 KINDS = {
     "step": (steps.cases, steps.table),
-    "memory": (peaks.cases, peaks.table),
-    "refresh": (refreshes.cases, refreshes.table),
-    "window": (refreshes.window_cases, refreshes.window_table),
-    "epoch": (epochs.cases, epochs.table),
+    "window": (refreshes.cases, refreshes.table),
     "spectrum": (spectra.cases, spectrum_tables.spectrum_table),
     "interval": (spectra.interval_cases, spectrum_tables.interval_table),
     "zoo": (zoo.cases, zoo.table),
-    "layers": (recordings.layer_cases, recordings.table),
-    "repeats": (recordings.repeat_cases, recordings.table),
-    "sweeps": (robustness.cases, robustness.table),
-    "flags": (robustness.flag_cases, robustness.flag_table),
-    "attack-memory": (peaks.attack_cases, peaks.attack_table),
+    "repeats": (recordings.cases, recordings.table),
+    "flags": (robustness.cases, robustness.table),
 }
 SIZES = [
     *((2000, batch) for batch in (64, 256, 500, 1500, 3000)),
@@ -86,13 +72,11 @@ def parser():
     add("--measure", choices=KINDS, **several, default=[])
     add("--output", type=path, default="docs/benchmarks/measurements.jsonl")
     add("--data", help="an .npz file, a folder (for the zoo, of .npz files), or random")
-    add("--images", type=int, help="so many; default: all, or what a kind has")
     add("--forms", choices=networks.FORMS, **several, default=networks.FORMS)
     add("--sizes", type=size, **several, default=SIZES, metavar="WIDTHxBATCH")
     add("--rounds", type=int, default=5, help="turns of each")
     add("--limit", type=float, default=60, help="seconds; leave out slower steps")
     add("--width", type=int, default=2000, help="for all but step")
-    add("--batch", type=int, default=3000, help="for memory")
     names = list(schedules.SCHEDULES)
     add("--schedules", choices=names, **several, default=names)
     add("--seeds", type=int, **several, default=[0])
@@ -105,12 +89,6 @@ def parser():
     add("--settings", type=setting, **several, default=[{}], help="as beta=1,tau=5")
     add("--stimuli", type=int, default=2800)
     add("--units", type=int, default=10_000)
-    add("--noise", type=float, **several, default=[1.0], help="over the signal")
-    names = list(robustness.NETWORKS)
-    add("--attacked-networks", choices=names, **several, default=names)
-    names = list(robustness.SWEEPS)
-    add("--sweeps", choices=names, **several, default=names)
-    add("--cache", type=path, default="networks", help="of the attacked networks")
     return parser
 
 

@@ -11,8 +11,6 @@ import json
 import os
 import pathlib
 import platform
-import subprocess
-import sys
 import time
 
 import keras
@@ -101,18 +99,6 @@ def memory(field):
 def forget_peak():
     """Lets the peak of the memory begin anew."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
-def in_a_process(module, *options):
-    """Runs `python -m module` and reads the last line that it prints, which is JSON."""
-    command = [sys.executable, "-m", module, *map(str, options)]
-    root = pathlib.Path(__file__).parents[1]
-    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(
-        command, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 class Clock:

@@ -1,26 +1,19 @@
-"""Spectra of many layers, and of recordings with noise.
+"""Spectra of simulated recordings with noise, by cvPCA and by PCA.
 
 The simulated signal has the variances n^(−α) along the units themselves. No figure
 depends on the axes, and the noise is white, so a rotation would only take time.
 """
 
-import keras
 import numpy as np
-from keras import layers
 
 import keras_powerlaw as kp
 from benchmarks.measuring import Clock, forget_peak, memory
 
 
-def layer_cases(args):
-    yield {"images": args.images or 64}, lambda settings: many_layers(**settings)
-
-
-def repeat_cases(args):
-    shape = {"stimuli": args.stimuli, "units": args.units}
-    for noise in args.noise:  # over the signal
-        settings = {**shape, "alpha": 1.0, "noise": noise}
-        yield settings, lambda settings: two_repeats(**settings)
+def cases(args):
+    settings = {"stimuli": args.stimuli, "units": args.units}
+    settings |= {"alpha": 1.0, "noise": 1.0}  # over the signal
+    yield settings, lambda settings: two_repeats(**settings)
 
 
 def samples(rows, units, alpha, seed):
@@ -38,27 +31,6 @@ def clocked(run):
     clock = Clock()
     result = run()
     return result, clock.read(), round(memory("VmHWM") - before)
-
-
-def many_layers(images):
-    """Seconds for all layers of a network, in one pass and one by one."""
-    keras.utils.set_random_seed(0)
-    model = keras.applications.MobileNetV2((96, 96, 3), weights=None)
-    x = np.random.default_rng(0).random((images, 96, 96, 3), "float32")
-
-    def measure(layer, x=x):
-        options = {"reduction": "channels", "batch_size": 32, "verbose": 0}
-        return kp.measure_spectrum(model, x, layer, **options)
-
-    measure("Conv1", x[:32])
-    spectra, together, growth = clocked(lambda: measure(layers.Layer))
-    alone, apart, _ = clocked(lambda: {name: measure(name) for name in spectra})
-    equal = all(
-        np.array_equal(spectra[name].eigenvalues, alone[name].eigenvalues)
-        for name in spectra
-    )
-    found = {"layers": len(spectra), "together": together, "apart": apart}
-    return {**found, "growth": growth, "equal": equal}
 
 
 def two_repeats(stimuli, units, alpha, noise):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import keras_powerlaw as kp
-from benchmarks.measuring import ratios, seconds
+from benchmarks.measuring import seconds
 from benchmarks.networks import PENALTY
 from benchmarks.schedules import EPSILONS, SCHEDULES, after, time_to
 from research.looks import IN_ORDER, style
@@ -19,7 +19,7 @@ def spectrum_table(results):
     """Mean ± standard deviation over the seeds."""
     yield (
         *("width", "schedule", "seeds", "epochs", "to the exponent", "CPU"),
-        *("and the accuracy", "CPU", "over *literal*", "CPU"),
+        *("and the accuracy", "CPU"),
         *("exponent", "clean %", "plain"),
         *(f"{name} {epsilon:g}" for name in ("FGSM", "PGD") for epsilon in EPSILONS),
         *(*(f"worst {epsilon:g}" for epsilon in EPSILONS), "flags"),
@@ -30,9 +30,6 @@ def spectrum_table(results):
         seeds = networks.setdefault((settings["width"], settings["name"]), {})
         seeds[settings["seed"]] = result
     for (width, name), runs in networks.items():
-        literal = _times(networks.get((width, "literal"), {}), below=0.01)
-        arrived = _times(runs, below=0.01)
-        shared = arrived.keys() & literal.keys()
         ends = [run["candidates"][-1] for run in runs.values()]
         plain = [
             after(end["epochs"], run["plain_accuracy"])
@@ -43,8 +40,7 @@ def spectrum_table(results):
         yield (
             *(width, name, len(runs), f"{ends[0]['epochs']:g}"),
             *_seconds_over_seeds(runs, _times(runs, below=1)),
-            *_seconds_over_seeds(runs, arrived),
-            *ratios([arrived[s] for s in shared], [literal[s] for s in shared]),
+            *_seconds_over_seeds(runs, _times(runs, below=0.01)),
             over_seeds([end["exponent"] for end in ends], 2),
             *_percent_over_seeds([[end["accuracy"]] for end in ends]),
             *_percent_over_seeds([[accuracy] for accuracy in plain]),

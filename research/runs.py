@@ -3,14 +3,10 @@
 `training.perform` does one of them.
 """
 
-import contextlib
 import json
-import os
-import pathlib
-import tempfile
 import time
 
-import numpy as np
+from keras_powerlaw.progress import write_atomically
 
 from .settings import run_name
 from .training import perform
@@ -31,19 +27,17 @@ def run_all(runs, data, folder, experiment):
     folder.mkdir(parents=True, exist_ok=True)
     paths = {run_name(s): folder / f"{run_name(s)}.json" for s in runs}
     results = {run_name(s): load_result(paths[run_name(s)], s) for s in runs}
-    finished = [result for result in results.values() if result]
-    if finished:
-        print(f"{len(finished)} of {len(runs)} runs are finished in {folder}")
     pending = [settings for settings in runs if not results[run_name(settings)]]
-    for place, settings in enumerate(pending):
-        name, left = run_name(settings), len(pending) - place
-        print(f"[{len(runs) - left + 1}/{len(runs)}] {name}", flush=True)
-        print_epoch = Progress(settings["epochs"], left - 1, finished)
-        result = perform(settings, data, print_epoch)
+    finished = len(runs) - len(pending)
+    if finished:
+        print(f"{finished} of {len(runs)} runs are finished in {folder}")
+    for place, settings in enumerate(pending, finished + 1):
+        name = run_name(settings)
+        print(f"[{place}/{len(runs)}] {name}", flush=True)
+        result = perform(settings, data, epoch_printer(settings["epochs"]))
         results[name] = {"experiment": experiment, **result}
-        with written_whole(paths[name]) as unfinished:
-            unfinished.write_text(json.dumps(results[name]))
-        finished.append(results[name])
+        text = json.dumps(results[name])
+        write_atomically(paths[name], lambda file, text=text: file.write(text.encode()))
     return list(results.values())
 
 
@@ -64,44 +58,21 @@ def load_result(path, settings):
     return result
 
 
-@contextlib.contextmanager
-def written_whole(path):
-    """Gives a path to write to, and moves the finished file to `path`.
+def epoch_printer(epochs):
+    """Prints epochs of a run, at most two a minute, and how long the rest will take."""
+    begin = last = time.monotonic()
 
-    A process that is killed while it writes leaves nothing at `path`, only a folder
-    that no other process looks into.
-    """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="unfinished-") as folder:
-        unfinished = pathlib.Path(folder) / path.name
-        yield unfinished
-        os.replace(unfinished, path)
-
-
-class Progress:
-    """Prints epochs, at most two a minute, and how long the rest will take.
-
-    Args:
-        epochs: Of this run.
-        others: How many runs come after this one.
-        finished: Results; the others are taken to last as long as their average or,
-            before there are any, as long as this one.
-    """
-
-    def __init__(self, epochs, others, finished):
-        self.epochs, self.others, self.finished = epochs, others, finished
-        self.begin = self.last = time.monotonic()
-
-    def __call__(self, epoch, logs):
+    def print_epoch(epoch, logs):
+        nonlocal last
         now = time.monotonic()
-        if now - self.last < 30 and epoch + 1 < self.epochs:
+        if now - last < 30 and epoch + 1 < epochs:
             return
-        self.last, taken = now, now - self.begin
-        left = taken * (self.epochs - epoch - 1) / (epoch + 1)
-        known = [r["training_seconds"] + r["measuring_seconds"] for r in self.finished]
-        every = left + self.others * (np.mean(known) if known else taken + left)
+        last = now
+        left = (now - begin) * (epochs - epoch - 1) / (epoch + 1)
         print(
-            f"    epoch {epoch + 1}/{self.epochs}  "
-            + "  ".join(f"{key} {logs[key]:.3f}" for key in ("loss", "accuracy"))
-            + f"  training: {left / 60:.1f} min left, all: about {every / 60:.0f} min",
+            f"    epoch {epoch + 1}/{epochs}  loss {logs['loss']:.3f}  "
+            f"accuracy {logs['accuracy']:.3f}  training: {left / 60:.1f} min left",
             flush=True,
         )
+
+    return print_epoch

@@ -8,7 +8,6 @@ import pytest
 
 from research import train
 from research.matching import best_strengths
-from research.runs import written_whole
 from research.training import on_kept_out
 
 
@@ -94,16 +93,6 @@ def test_a_training_that_diverged_is_compared_as_one_that_learned_nothing(diverg
     found = on_kept_out(model, np.eye(2, dtype="float32"), np.arange(2))
     accuracy = 0.0 if diverged else 1.0
     assert found == {"images": 2, "clean": accuracy, "pgd": accuracy}
-
-
-def test_files_are_whole_or_absent(tmp_path):
-    path = tmp_path / "result.json"
-    with written_whole(path) as unfinished:
-        unfinished.write_text("whole")
-    with pytest.raises(KeyboardInterrupt), written_whole(path) as unfinished:
-        unfinished.write_text("ha")
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == [path] and path.read_text() == "whole"
 
 
 @pytest.mark.mnist
