@@ -1,6 +1,6 @@
 """Attaching in place: what was there stays, and whatever Keras trains, trains on."""
 
-import threading
+import concurrent.futures
 
 import keras
 import model_zoo
@@ -10,7 +10,7 @@ from backend import BACKEND, only, to_numpy
 from datasets import gaussian
 from keras import layers, ops
 from model_zoo import zoo
-from models import Subclassed, compiled, feature_map, hidden, network
+from models import Subclassed, compiled, hidden, network
 
 import keras_powerlaw as kp
 from keras_powerlaw.attach import observe
@@ -83,19 +83,16 @@ class TestWhatWasSetStays:
         def build():
             return compiled(model_zoo.build("batch_norm"), optimizer(), **EAGERLY)
 
-        before = build()
-        data = gaussian(16)
-        model = attach_and_compare(build, data)
-        assert type(model.optimizer) is type(before.optimizer)
+        attach_and_compare(build, gaussian(16))
 
     def test_of_the_compilation(self):
         metric = keras.metrics.MeanMetricWrapper(lambda y, logits: ops.max(logits))
         model = compiled(network(hidden(16)), metrics=[metric], jit_compile=False)
         model.run_eagerly = True
-        before = model.optimizer, model.loss, model.jit_compile, model.run_eagerly
+        before = model.optimizer, model.loss
         kp.add_spectral_regularizer(model, "hidden", tau=2)
-        after = model.optimizer, model.loss, model.jit_compile, model.run_eagerly
-        assert all(one is other for one, other in zip(before, after, strict=True))
+        assert (model.optimizer, model.loss) == before
+        assert (model.jit_compile, model.run_eagerly) == (False, True)
 
     def test_of_frozen_layers_and_low_rank_adaptation(self):
         def build():
@@ -118,16 +115,6 @@ class TestWhatWasSetStays:
 
         model = attach_and_compare(build, gaussian(16))
         assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-
-    def test_attributes_and_methods_of_the_users_own(self):
-        class OwnStep(keras.Sequential):
-            def train_step(self, *args):
-                return {}
-
-        model = OwnStep([keras.Input((12,)), hidden(16)])
-        model.temperature = 2.0
-        kp.add_spectral_regularizer(model, "hidden", tau=2)
-        assert (type(model), model.temperature) == (OwnStep, 2.0)
 
     def test_an_uncompiled_model_stays_uncompiled(self):
         assert not kp.add_spectral_regularizer(deep_model(), ["first"]).compiled
@@ -166,17 +153,6 @@ class TestEveryKindOfModel:
         model.fit(*data, epochs=5, verbose=0, callbacks=[refresh])
         assert set(refresh.spectra) == {"hidden"}
 
-    def test_one_with_two_inputs_and_a_shared_layer(self):
-        one, two = keras.Input((12,)), keras.Input((12,))
-        first, shared = hidden(20, name="first"), hidden(16, name="second")
-        both = [shared(first(one)), shared(layers.Dense(20)(two))]
-        model = keras.Model([one, two], layers.Dense(4)(layers.Concatenate()(both)))
-        x, y = gaussian(40)
-        kp.add_spectral_regularizer(compiled(model), ["first", "second"], tau=3)
-        refresh = kp.EigenbasisRefresh([x, x[::-1].copy()])
-        model.fit([x, x[::-1].copy()], y, verbose=0, callbacks=[refresh])
-        assert set(refresh.spectra) == {"first", "second"}
-
     def test_layers_of_nested_models_and_wrappers_and_their_files(self, tmp_path):
         base = keras.Sequential([keras.Input((12,)), hidden(20, name="in")])
         wrapped = layers.SpectralNormalization(hidden(16), name="outer")
@@ -190,18 +166,10 @@ class TestEveryKindOfModel:
             assert set(kp.refresh_eigenbasis(each, x)) == {"in", "hidden"}
             np.testing.assert_array_equal(each.predict(x, verbose=0), before)
 
-    @pytest.mark.parametrize(
-        "layer",
-        [
-            lambda: layers.Bidirectional(layers.LSTM(4), name="hidden"),
-            lambda: layers.TimeDistributed(layers.Dense(4), name="hidden"),
-        ],
-        ids=["bidirectional", "time distributed"],
-    )
-    def test_recurrent_ones(self, layer, tmp_path):
-        model = compiled(network(layer(), layers.Flatten(), shape=(5, 6)))
+    def test_a_recurrent_one(self, tmp_path):
+        both = layers.Bidirectional(layers.LSTM(4), name="hidden")
+        model = compiled(network(both, shape=(5, 6)))
         data = gaussian(60, (5, 6))
-        model.fit(*data, verbose=0)
         kp.add_spectral_regularizer(model, "hidden", tau=2)
         refresh = kp.EigenbasisRefresh(data[0])
         model.fit(*data, verbose=0, callbacks=[refresh])
@@ -209,14 +177,6 @@ class TestEveryKindOfModel:
         model.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras")
         assert set(kp.refresh_eigenbasis(loaded, data[0])) == {"hidden"}
-
-    def test_convolution_pooling_and_flatten(self):
-        pool, flat = layers.MaxPooling2D(name="pool"), layers.Flatten(name="flat")
-        model = network(feature_map(4), pool, flat, shape=(8, 8, 1))
-        kp.add_spectral_regularizer(model, ["map", "pool", "flat"], tau=3)
-        spectra = kp.refresh_eigenbasis(model, gaussian(40, (8, 8, 1))[0])
-        widths = {name: len(each.eigenvalues) for name, each in spectra.items()}
-        assert widths == {"map": 144, "pool": 36, "flat": 36}
 
     @only("tensorflow", why="elsewhere, compiled steps can decompose")
     def test_an_exact_penalty_is_not_compiled_by_xla(self):
@@ -227,13 +187,9 @@ class TestEveryKindOfModel:
 
 class TestSettings:
     def test_are_one_for_all_layers_or_one_for_each(self):
-        model = kp.add_spectral_regularizer(
-            deep_model(),
-            ["second", "first"],
-            alpha=np.array([1.0, 1.5]),
-            tau=[2, 3],
-            beta=4,
-            form="log",
+        model, each = deep_model(), {"alpha": np.array([1.0, 1.5]), "tau": [2, 3]}
+        kp.add_spectral_regularizer(
+            model, ["second", "first"], **each, beta=4, form="log"
         )
         shared = {"beta": 4.0, "exact": False, "form": "log", "reduction": "flatten"}
         for name, alpha, tau in ("first", 1.5, 3), ("second", 1.0, 2):
@@ -279,27 +235,25 @@ def sequence_model(layer):
 BASE = keras.Sequential([keras.Input((12,)), hidden(9)], name="base")
 TIMES = layers.TimeDistributed(hidden(9), name="times")
 LOOP = layers.RNN(layers.GRUCell(4, name="cell"), name="loop")
+TRANSFORMER = model_zoo.build("transformer")
 
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        "model, target, instead",
+        "model, layer, instead",
         [
             (network(BASE), "base", "its last layer, 'hidden'"),
             (sequence_model(TIMES), "hidden", "'times'"),
             (sequence_model(LOOP), "cell", "'loop'"),
             (network(OwnConfig(name="own")), "own", "Identity"),
             (network(OwnArguments(name="own")), "own", "kwargs.*Identity"),
-            (model_zoo.build("transformer"), "multi_head_attention", "Identity"),
+            (TRANSFORMER, TRANSFORMER.layers[1], "Identity"),
         ],
         ids=["model", "time distributed", "cell", "config", "arguments", "attention"],
     )
     def test_of_layers_that_can_not_carry_it_say_where_to_put_it(
-        self, model, target, instead
+        self, model, layer, instead
     ):
-        layer = target
-        if target == "multi_head_attention":
-            layer = model.layers[1]
         with pytest.raises(ValueError, match=f"argument `layers`.*{instead}"):
             kp.add_spectral_regularizer(model, layer, tau=2)
         assert not any(each.activity_regularizer for each in model.layers)
@@ -311,35 +265,17 @@ class TestRefusals:
             kp.add_spectral_regularizer(model, ["hidden", "own"], tau=2, beta=2.0)
         assert model.get_layer("hidden").activity_regularizer.beta == 1.0
 
-    def test_of_a_layer_that_does_not_exist_list_those_that_do(self):
-        with pytest.raises(ValueError, match="'first', 'norm', 'second', 'logits'"):
-            kp.add_spectral_regularizer(deep_model(), ["third"])
-
     def test_of_another_activity_regularizer(self):
         model = network(hidden(16, keras.regularizers.L2(1e-3)))
         with pytest.raises(ValueError, match="without another activity regularizer"):
             kp.add_spectral_regularizer(model, "hidden")
-
-    @pytest.mark.parametrize(
-        "layers, settings, message",
-        [
-            (["first"], {"alpha": [1.0, 2.0]}, "`alpha`. Expected a number, or"),
-            (["first", "second"], {"tau": 16}, "`tau`. Expected at most 15, .* 16 un"),
-            ([], {}, "`layers`. Expected at least one"),
-            (None, {}, "`layers`. Expected at least one"),
-            (["first", "first"], {}, "`layers`. Expected each layer at most once"),
-        ],
-    )
-    def test_of_arguments_that_do_not_fit(self, layers, settings, message):
-        with pytest.raises(ValueError, match=f"argument {message}"):
-            kp.add_spectral_regularizer(deep_model(), layers, **settings)
 
     def test_of_attention_given_its_own_say_where_it_can_be(self):
         inputs = keras.Input((6, 8))
         regularizer = kp.SpectralActivityRegularizer(tau=2)
         attention = layers.MultiHeadAttention(2, 4, activity_regularizer=regularizer)
         model = keras.Model(inputs, attention(inputs, inputs))
-        with pytest.raises(ValueError, match=r"Identity\(activity_reg.*MultiHeadAtt"):
+        with pytest.raises(ValueError, match=r"MultiHeadAtt.*Identity\(activity_reg"):
             kp.refresh_eigenbasis(model, gaussian(20, (6, 8))[0])
 
 
@@ -381,7 +317,7 @@ class TestObserving:
         l2 = keras.regularizers.L2(1e-3)
         model = network(hidden(20, l2), layers.Dense(3))
         model(gaussian(5)[0])
-        before = [dict(vars(layer)) for layer in model.layers]
+        before = [set(vars(layer)) for layer in model.layers]
         for error in (RuntimeError, KeyboardInterrupt):
             observing = observe(model, model.layers[:2], [len, len])
             with pytest.raises(error), observing as observed:
@@ -389,24 +325,18 @@ class TestObserving:
                 raise error
             assert [len(calls) for calls in observed] == [1, 1]
         assert model.layers[0].activity_regularizer is l2
-        assert [vars(layer).keys() for layer in model.layers] == [
-            each.keys() for each in before
-        ]
+        assert [vars(layer).keys() for layer in model.layers] == before
         model(gaussian(5)[0])
         assert float(sum(model.losses)) > 0
 
     def test_in_one_thread_leaves_the_others_alone(self):
         model = network(hidden(20, keras.regularizers.L2(1e-3)))
         x = gaussian(5)[0]
-        losses = []
-
-        def predict():
+        with (
+            observe(model, model.layers[:1], [len]) as [observed],
+            concurrent.futures.ThreadPoolExecutor() as pool,
+        ):
+            pool.submit(model, x).result()
+            assert float(sum(model.losses)) > 0
             model(x)
-            losses.append(float(sum(model.losses)))
-
-        with observe(model, model.layers[:1], [len]) as [observed]:
-            other = threading.Thread(target=predict)
-            other.start()
-            other.join()
-            model(x)
-        assert len(observed) == 1 and losses[0] > 0
+        assert len(observed) == 1

