@@ -56,10 +56,6 @@ KINDS = {
     "repeats": (recordings.cases, recordings.table),
     "flags": (robustness.cases, robustness.table),
 }
-SIZES = [
-    *((2000, batch) for batch in (64, 256, 500, 1500, 3000)),
-    *((width, 3000) for width in (500, 1000, 4000, 8000)),
-]
 
 
 def parser():
@@ -73,7 +69,8 @@ def parser():
     add("--output", type=path, default="docs/benchmarks/measurements.jsonl")
     add("--data", help="an .npz file, a folder (for the zoo, of .npz files), or random")
     add("--forms", choices=networks.FORMS, **several, default=networks.FORMS)
-    add("--sizes", type=size, **several, default=SIZES, metavar="WIDTHxBATCH")
+    sizes = {"default": [(2000, 3000)], "metavar": "WIDTHxBATCH"}
+    add("--sizes", type=size, **several, **sizes)
     add("--rounds", type=int, default=5, help="turns of each")
     add("--limit", type=float, default=60, help="seconds; leave out slower steps")
     add("--width", type=int, default=2000, help="for all but step")

@@ -67,26 +67,20 @@ INTERVALS = [
 WINDOW_INTERVALS = [(steps, "window") for steps in (10, 20, 25, 30, 40)]
 
 
-def arrived(found, plain_accuracy, below):
-    """Whether the exponent is within TOLERANCE, and the accuracy not too far below.
-
-    Args:
-        found: What `Watch.measure` found.
-        plain_accuracy: The plain network's after each epoch.
-        below: How far below that the accuracy may be.
-    """
-    gap = after(found["epochs"], plain_accuracy) - found["accuracy"]
-    return abs(found["exponent"] - 1) <= TOLERANCE and gap <= below
-
-
 def after(epochs, plain_accuracy):
     """The plain network's accuracy after as many epochs, rounded up to whole ones."""
     return plain_accuracy[max(1, int(np.ceil(epochs))) - 1]
 
 
 def time_to(result, below):
-    """The clock at the first of a result's candidates that `arrived`, or None."""
+    """The clock when exponent and accuracy were reached, or None if they never were.
+
+    Args:
+        result: Of a training, with what `Watch.measure` found in it.
+        below: How far below that of the plain network the accuracy may be.
+    """
     for found in result["candidates"]:
-        if arrived(found, result["plain_accuracy"], below):
+        gap = after(found["epochs"], result["plain_accuracy"]) - found["accuracy"]
+        if abs(found["exponent"] - 1) <= TOLERANCE and gap <= below:
             return found["clock"]
     return None

@@ -101,8 +101,8 @@ def table(results):
     rows = {}
     for result in results:
         settings = result["settings"]
-        other = [(k, settings[k]) for k in settings if k in ("beta", "tau")]
-        other += [(k, settings[k]) for k in settings if k == "every_steps"]
+        keys = ("beta", "tau", "every_steps")
+        other = [(key, settings[key]) for key in keys if key in settings]
         place = list(NETWORKS).index(settings["network"])
         row = place, FORMS.index(settings["form"]), *other
         rows.setdefault(row, []).append(result)

@@ -38,17 +38,16 @@ def style(color, marker, line="-"):
     return {"color": color, "marker": marker, "linestyle": line}
 
 
-def look(settings, strengths):
+def look(settings, shown):
     """Properties of the line of a run: its colour, marker and dashes.
 
     Args:
         settings: Those of the run.
-        strengths: Every β that its condition has in the figure.
+        shown: Those of all runs in the figure.
     """
-    color, marker = LOOKS[settings["condition"]]
-    if settings["condition"] == "vanilla":
-        line = "--"
-    else:
-        place = sorted(strengths, key=lambda beta: beta or 0).index(settings["beta"])
-        line = LINES[place % len(LINES)]
-    return style(color, marker, line)
+    condition, beta = settings["condition"], settings["beta"]
+    if condition == "vanilla":
+        return style(*LOOKS[condition], "--")
+    strengths = {each["beta"] for each in shown if each["condition"] == condition}
+    place = sorted(strengths, key=lambda beta: beta or 0).index(beta)
+    return style(*LOOKS[condition], LINES[place % len(LINES)])

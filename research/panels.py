@@ -153,17 +153,8 @@ def _draw_robustness(results, attack, ax):
 
 
 def _styles(groups, results):
-    return [_look(group[0], results) for group in groups.values()]
-
-
-def _look(result, results):
-    condition = result["settings"]["condition"]
-    strengths = {
-        other["settings"]["beta"]
-        for other in results
-        if other["settings"]["condition"] == condition
-    }
-    return look(result["settings"], strengths)
+    shown = [result["settings"] for result in results]
+    return [look(group[0]["settings"], shown) for group in groups.values()]
 
 
 def put_legend_below(ax, **more):

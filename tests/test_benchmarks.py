@@ -37,15 +37,6 @@ def test_literal_penalty_is_the_package_s():
     )
 
 
-def test_literal_penalty_trains_a_network():
-    x = np.random.default_rng(0).random((96, 28, 28, 1), "float32")
-    model = networks.shallow("literal", 15)
-    history = model.fit(x, np.arange(96) % 10, batch_size=40, verbose=0)
-    plain = networks.shallow("plain", 15)
-    assert model.count_params() == plain.count_params() + 15**2
-    assert np.isfinite(history.history["loss"]).all()
-
-
 @pytest.fixture
 def tiny(tmp_path):
     """Arguments of `python -m benchmarks`, and a data set for it."""

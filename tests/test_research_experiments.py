@@ -1,8 +1,11 @@
 """Which runs an experiment has, which of them are chosen, and their networks."""
 
+import itertools
+
 import numpy as np
 import pytest
 
+import keras_powerlaw as kp
 from research import experiments, train
 from research.matching import best_strengths, select_best
 from research.networks import build_model
@@ -110,21 +113,19 @@ def test_conditions_are_what_they_say():
             if layer.activity_regularizer is not None
         }
 
-    for architecture in ("mlp", "cnn"):
-        assert penalized(model(architecture, "vanilla")) == {}
-        assert penalized(model(architecture, "last")) == {"hidden3": 1.0}
-        assert penalized(model(architecture, "whitened-last")) == {"hidden3": 1.0}
-        everywhere = {"hidden1": 1.0, "hidden2": 1.0, "hidden3": 1.0}
-        assert penalized(model(architecture, "all")) == everywhere
-        falling = {"hidden1": 1.5, "hidden2": 1.25, "hidden3": 1.0}
-        assert penalized(model(architecture, "tapered")) == falling
-        for condition in ("whitened", "whitened-last"):
-            names = [
-                type(layer).__name__ for layer in model(architecture, condition).layers
-            ]
-            # Right before the name of the second hidden layer.
-            second = [i for i, name in enumerate(names) if name == "Identity"][1]
-            assert names.index("WhiteningLayer") == second - 1
+    last = {"hidden3": 1.0}
+    alphas = {
+        **{"vanilla": {}, "last": last, "whitened": {}, "whitened-last": last},
+        "all": {"hidden1": 1.0, "hidden2": 1.0, "hidden3": 1.0},
+        "tapered": {"hidden1": 1.5, "hidden2": 1.25, "hidden3": 1.0},
+    }
+    for architecture, condition in itertools.product(("mlp", "cnn"), alphas):
+        built = model(architecture, condition)
+        assert penalized(built) == alphas[condition]
+        names = [layer.name for layer in built.layers]
+        before = built.layers[names.index("hidden2") - 1]
+        whitened = isinstance(before, kp.WhiteningLayer)
+        assert whitened == condition.startswith("whitened")
     assert model("mlp", "jacobian").projections is None
     assert model("mlp", "output-jacobian").projections == 1
 
