@@ -23,7 +23,7 @@ NONSENSE = {
     **dict.fromkeys(["every_epochs", "every_steps", "components"], NO_COUNTS),
     **dict.fromkeys(["batch_size", "tau"], (*NO_COUNTS, None)),
     **dict.fromkeys(["pgd_steps", "restarts", "noise_draws"], (*NO_COUNTS, None)),
-    **dict.fromkeys(["exact", "checks", "use_batch_statistics"], NO_BOOLEANS),
+    **dict.fromkeys(["exact", "use_batch_statistics"], NO_BOOLEANS),
     "attacks": ([], "fgsm", ["none"], ["noise"] * 2),
     "backup_dir": (3, True),
     "clip": ((1, 0), (0,), "01", (0, float("inf"))),
@@ -100,7 +100,7 @@ CALLS = {
             model, X, Y, **{"epsilons": [0.1], "attacks": ["noise"], **bad}
         ),
         f"{PASS} seed pgd_steps pgd_step_size restarts noise_draws norm clip epsilons "
-        "attacks checks",
+        "attacks",
         {},
     ),
 }
