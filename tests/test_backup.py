@@ -117,17 +117,14 @@ def path(model, tmp_path):
 
 
 class TestFile:
-    def test_is_one_and_holds_the_state_of_the_callback(self, model, path):
+    def test_is_one_and_holds_the_state_of_the_callback_and_layers(self, model, path):
+        expected = [basis.to_arrays() for basis in bases(model)]
+        for basis in bases(model):
+            basis.discard()
         course, figures = read_backup(path, model)
         assert course == COURSE
         np.testing.assert_equal({k: tuple(v) for k, v in figures.items()}, FIGURES)
         assert list(path.parent.iterdir()) == [path]
-
-    def test_holds_what_the_layers_keep(self, model, path):
-        expected = [basis.to_arrays() for basis in bases(model)]
-        for basis in bases(model):
-            basis.discard()
-        read_backup(path, model)
         for basis, arrays in zip(bases(model), expected, strict=True):
             assert basis.status == "known"
             for name, array in basis.to_arrays().items():

@@ -154,14 +154,14 @@ def test_readme_prints_about_what_it_shows(tmp_path, monkeypatch, capsys):
     hide_other_extras(text, monkeypatch)
     run(text, str(README))
     printed, shown = capsys.readouterr().out, re.search(r"```text\n([^`]+)", text)[1]
+    assert printed.splitlines()[0].split() == shown.splitlines()[0].split()
     found, expected = (
-        [line.split() for line in t.splitlines()] for t in (printed, shown)
+        np.array([line.split() for line in table.splitlines()[1:]])
+        for table in (printed, shown)
     )
-    assert found[0] == expected[0]
-    assert [row[0] for row in found[1:]] == [row[0] for row in expected[1:]]
+    np.testing.assert_array_equal(found[:, 0], expected[:, 0])
     found, expected = (
-        np.array([[float(cell.rstrip("%")) for cell in row[1:]] for row in rows[1:]])
-        for rows in (found, expected)
+        np.char.rstrip(table[:, 1:], "%").astype(float) for table in (found, expected)
     )
     # Exponent, and two accuracies in per cent: not every processor rounds alike.
     assert np.all(abs(found - expected) < [0.2, 3, 6]), printed
@@ -185,31 +185,3 @@ def test_every_test_that_a_page_names_exists():
         source = (ROOT / "tests" / file).read_text("utf-8")
         for part in parts:
             assert re.search(rf"^\s*(class|def) {part}\b", source, re.MULTILINE), name
-
-
-def test_blocks_are_found():
-    text = textwrap.dedent(
-        """\
-        ```python
-        a = 1
-        ```
-        <!-- not run: takes an hour -->
-        ```python
-        b = 2
-        ```
-        <!-- only on another -->
-        ```python
-        b = 2
-        ```
-        === "Indented"
-
-            ```python title="c.py"
-            if a:
-                c = 3
-            ```
-        ```bash
-        d
-        ```
-        """
-    )
-    assert list(blocks(text)) == [(2, "a = 1\n"), (15, "if a:\n    c = 3\n")]

@@ -226,7 +226,6 @@ OTHERS = [report_with(0.9, epsilons=(x,), fgsm=[0.5]) for x in (0.2, 0.3)]
 LENGTHS = [power_law(units=20), power_law(units=30)]
 NOT_DRAWN = [
     (lambda: plot_spectrum(power_law(), tau=1.5), "`tau`. Expected None or an int"),
-    (lambda: plot_spectrum(power_law(), alpha="1/n"), "`alpha`. Expected a finite"),
     (lambda: plot_spectrum({}), "Expected at least one spectrum."),
     (lambda: plot_spectrum({"a": 2}), "a Spectrum, or several by label. .*spectra=2"),
     (lambda: plot_spectrum({"a": []}), "spectra of the same length, at least one, for"),
