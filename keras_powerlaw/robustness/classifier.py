@@ -167,26 +167,20 @@ def classifier_of(
     """
     outputs = model(images, training=False)
     shape = tuple(getattr(outputs, "shape", ()))
-    logits, activation = _ending_of(model) or (None, None)
-    if len(shape) != 2:
+    logits, activation = _ending_of(model)
+    single = shape[1:] == (1,)
+    if len(shape) != 2 or (single and activation != "sigmoid"):
         raise invalid_value(
             "model",
             "a model with one output, of shape (batch, classes) with at least 2 "
-            "classes",
+            "classes, or one that ends in a single sigmoid unit (if the output is the "
+            "logit of such a unit, give "
+            '`keras.Sequential([model, keras.layers.Activation("sigmoid")])`)',
             f"outputs of type {type(outputs)} and shape {shape}",
         )
-    if shape[1] == 1:
-        if logits is None or activation != "sigmoid":
-            raise invalid_value(
-                "model",
-                "a model of at least 2 classes, with outputs of shape (batch, "
-                "classes), or one that ends in a single sigmoid unit (if the output "
-                "is the logit of such a unit, give "
-                '`keras.Sequential([model, keras.layers.Activation("sigmoid")])`)',
-                f"outputs of shape {shape}, without a sigmoid that can be left out",
-            )
+    if single:
         logits = functools.partial(_of_two_classes, logits)
-    elif logits is None or activation != "softmax":
+    elif activation != "softmax":
         _refuse_probabilities(outputs)
         logits = functools.partial(model, training=False)
     # The losses that layers keep from their last call are then tensors of no graph.
@@ -199,35 +193,34 @@ _ACTIVATIONS = {
     "sigmoid": keras.activations.sigmoid,
 }
 
-_ENDING_IN_ACTIVATION = (
-    *(keras.layers.Activation, keras.layers.Dense, keras.layers.EinsumDense),
-)
+# The layers whose last step is their activation.
+_LAYERS = keras.layers.Activation, keras.layers.Dense, keras.layers.EinsumDense
 
 
-def _ending_of(model: keras.Model) -> tuple[Function, str] | None:
+def _ending_of(model: keras.Model) -> tuple[Function, str]:
     """The model without the activation that it ends in, and this one's name.
 
-    It is None if no softmax or sigmoid can be left out. One that a layer uses within,
-    such as that of an LSTM, cannot.
+    The model itself and "" if no softmax or sigmoid can be left out. One that a layer
+    uses within, such as that of an LSTM, cannot.
     """
+    whole = functools.partial(model, training=False), ""
     if not is_sequential_or_functional(model):
-        return None
+        return whole
     last, inputs = last_operation(model)
     if len(inputs) != 1:
-        return None
+        return whole
     # The layer `Softmax` and the operations `keras.ops.softmax` and `sigmoid`.
     activation = type(last).__name__.lower()
     linear: Function = keras.activations.linear
     if isinstance(last, keras.Model):
-        inner = _ending_of(last)
-        if inner is None:
-            return None
-        linear, activation = inner
+        linear, activation = _ending_of(last)
+        if not activation:
+            return whole
     elif activation not in _ACTIVATIONS:
         function = getattr(last, "activation", None)
         names = [name for name, known in _ACTIVATIONS.items() if function is known]
-        if not names or type(last) not in _ENDING_IN_ACTIVATION:
-            return None
+        if not names or type(last) not in _LAYERS:
+            return whole
         [activation] = names
         if type(last) is not keras.layers.Activation:
             linear = view_of_layer(

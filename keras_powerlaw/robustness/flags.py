@@ -6,6 +6,7 @@ more evaluations of the model, on the first images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -111,8 +112,8 @@ def _of_results(report: RobustnessReport) -> Iterator[Flag]:
 
     # Where an attack that does not climb beats PGD. The last strong one also counts the
     # images that those before it broke.
-    strong = [attack.name for attack in ran if attack.follows_up]
-    climbers = [a.name for a in ran if a.follows_up and a.white_box][-1:]
+    strong = [attack for attack in ran if attack.follows_up]
+    climbers = [attack.name for attack in strong if attack.white_box][-1:]
     climbers += ["pgd"] if "pgd" in correct else []
     for attack in ran if climbers else []:
         if attack.iterative:
@@ -132,7 +133,7 @@ def _of_results(report: RobustnessReport) -> Iterator[Flag]:
         )
 
     if "pgd" in correct and strong:
-        left = np.logical_and.reduce([correct[name] for name in strong])
+        left = np.logical_and.reduce([correct[attack.name] for attack in strong])
         yield from raised(
             "pgd overstates",
             (correct["pgd"] & ~left).mean(axis=1),
@@ -238,17 +239,28 @@ def measure_checks(
     # The outputs of a random model differ between any two calls.
     if len(outputs) > 1 and values["outputs_change"] <= ROUNDING:
         values["batch_dependence"] = difference((len(outputs) + 1) // 2)
+
+    def left(pgd: PgdOnCrossEntropy, epsilon: float, among: Any) -> NDArray[np.bool_]:
+        rows = pgd.run_all(classifier, data, epsilon, np.flatnonzero(among))
+        unbroken: NDArray[np.bool_] = rows[0]
+        return unbroken
+
     pgd = replace(pgd, restarts=1)
     correct = report.clean_correct[:CHECKED]
     if any(attack.white_box for attack in attacks):
         values["zero_gradients"] = _share_of_zero_gradients(classifier, data)
-        values["large_epsilon"] = _accuracy_at_large_epsilon(
-            classifier, data, correct, pgd
-        )
+        epsilon = _epsilon_to_grey(data.images, pgd)
+        strong = replace(pgd, pgd_steps=40, pgd_step_size=2.5 * epsilon / 40)
+        values["large_epsilon"] = float(left(strong, epsilon, correct).mean())
     if any(attack.iterative for attack in attacks):
-        values["more_steps"] = _gain_of_steps(
-            classifier, data, correct, pgd, report.epsilons.tolist()
-        )
+        twice = replace(pgd, pgd_steps=2 * pgd.pgd_steps)
+        by_pgd = by_twice = correct
+        gains = [0.0]
+        for epsilon in filter(None, report.epsilons.tolist()):
+            by_pgd = left(pgd, epsilon, by_pgd)
+            by_twice = left(twice, epsilon, by_pgd & by_twice)
+            gains.append(float((by_pgd & ~by_twice).mean()))
+        values["more_steps"] = max(gains)
     limits = {
         "probabilities": 0.99,
         "outputs_change": ROUNDING,
@@ -268,36 +280,8 @@ def _share_of_zero_gradients(classifier: Classifier, data: Batch) -> float:
     return float(zeros / len(data.images))
 
 
-def _accuracy_at_large_epsilon(
-    classifier: Classifier,
-    data: Batch,
-    correct: NDArray[np.bool_],
-    pgd: PgdOnCrossEntropy,
-) -> float:
-    """Accuracy at an ε that allows every image to become the same gray."""
-    low, high = pgd.clip or (data.images.min(), data.images.max())
+def _epsilon_to_grey(images: NDArray[np.float32], attack: Attack) -> float:
+    """The ε that allows every image to become the same grey."""
+    low, high = attack.clip or (images.min(), images.max())
     epsilon = 0.5 * float(high - low)
-    if pgd.norm == 2:
-        epsilon *= np.sqrt(data.images[0].size)
-    pgd = replace(pgd, pgd_steps=40, pgd_step_size=2.5 * epsilon / 40)
-    left = pgd.run_all(classifier, data, epsilon, np.flatnonzero(correct))
-    return float(left.mean())
-
-
-def _gain_of_steps(
-    classifier: Classifier,
-    data: Batch,
-    correct: NDArray[np.bool_],
-    pgd: PgdOnCrossEntropy,
-    epsilons: Sequence[float],
-) -> float:
-    """Largest share over ε of the images broken only with twice the steps."""
-    twice = replace(pgd, pgd_steps=2 * pgd.pgd_steps)
-    left = left_by_twice = correct
-    gain = 0.0
-    for epsilon in filter(None, epsilons):
-        [left] = pgd.run_all(classifier, data, epsilon, np.flatnonzero(left))
-        both = np.flatnonzero(left & left_by_twice)
-        [left_by_twice] = twice.run_all(classifier, data, epsilon, both)
-        gain = max(gain, float((left & ~left_by_twice).mean()))
-    return gain
+    return epsilon * math.sqrt(images[0].size) if attack.norm == 2 else epsilon

@@ -50,9 +50,7 @@ class AutoPgd(Attack):
         epsilon: float,
         start: tuple[int, str] = (0, "ce"),
     ) -> NDArray[np.bool_]:
-        from art.attacks.evasion.auto_projected_gradient_descent import (
-            AutoProjectedGradientDescent,
-        )
+        from art.attacks.evasion import AutoProjectedGradientDescent
 
         restart, loss = start
         images, labels, indices = batch
@@ -91,14 +89,12 @@ class Square(Attack):
 
     def require(self, shape: tuple[int, ...], epsilon: float) -> None:
         super().require(shape, epsilon)
-        fits = len(shape) in (3, 4)
-        if fits:  # the toolbox can place its squares
-            height, width = shape[1:3]
-            side = max(round(math.sqrt(self.first_square * height * width)), 1)
-            if self.norm == 2:
-                side += side % 2 == 0
-                fits = height == width >= 10
-            fits = fits and side < min(height, width)
+        # Whether the toolbox can place its squares.
+        height, width = shape[1:3] if len(shape) in (3, 4) else (0, 0)
+        side = max(round(math.sqrt(self.first_square * height * width)), 1)
+        fits = side < min(height, width)
+        if self.norm == 2:
+            fits = height == width >= 10 and side + (side % 2 == 0) < width
         if not fits:
             raise invalid_value(
                 "x",
@@ -114,7 +110,7 @@ class Square(Attack):
     def perturb(
         self, classifier: Classifier, batch: Batch, epsilon: float, start: int = 0
     ) -> Tensor:
-        from art.attacks.evasion.square_attack import SquareAttack
+        from art.attacks.evasion import SquareAttack
 
         images, labels, indices = batch
         attack = SquareAttack(
