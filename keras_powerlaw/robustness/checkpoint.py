@@ -34,81 +34,64 @@ def validate_checkpoint(path: Any) -> Path | None:
     return file
 
 
-class Checkpoint:
-    """A JSON file of results, which `RobustnessReport.from_json` reads once complete.
+def identity(classifier: Classifier, data: Batch) -> dict[str, Any]:
+    """What tells a model and its data from others, besides the settings."""
+    return {
+        "x": _digest([data.images]),
+        "y": _digest([data.labels]),
+        "model": _digest(
+            ops.convert_to_numpy(ops.convert_to_tensor(weight))
+            for weight in classifier.model.weights
+        ),
+        "outputs": _outputs(classifier, data.images[:PROBES]),
+    }
+
+
+def read_checkpoint(
+    file: Path | None, evaluation: dict[str, Any]
+) -> RobustnessReport | None:
+    """The results in a JSON file, or None if there is no file.
 
     Args:
-        file: Path of the file, or None to read and write nothing.
-        epsilons: The attack strengths.
-        attacks: Names of the attacks.
-        settings: The options that affect the results.
-        classifier: The attacked model.
-        data: Its images and labels.
+        file: Path of the file, which `RobustnessReport.from_json` reads once complete,
+            or None.
+        evaluation: The strengths, attacks, settings and `identity()` of this one. A
+            file with the same entries belongs to it.
+
+    Raises:
+        ValueError: If the file belongs to another evaluation or is no checkpoint.
     """
+    if file is None or not file.exists():
+        return None
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        theirs, report = state["evaluation"], report_of(state)
+        differing = [
+            name
+            for name, ours in evaluation.items()
+            if name != "outputs" and theirs[name] != ours
+        ]
+        # Those of other images or weights differ in any case; version 0.1 had none.
+        outputs = evaluation["outputs"]
+        if not differing and not _agree(theirs.get("outputs", outputs), outputs):
+            differing = ["outputs"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        expected = "the path of a checkpoint, or a new one"
+        raise invalid_value("checkpoint", expected, file) from error
+    if differing:
+        expected = f"a checkpoint of the same evaluation; {differing} differ"
+        raise invalid_value("checkpoint", expected, file)
+    return report
 
-    def __init__(
-        self,
-        file: Path | None,
-        epsilons: list[float],
-        attacks: list[str],
-        settings: dict[str, Any],
-        classifier: Classifier,
-        data: Batch,
-    ) -> None:
-        self._file = file
-        if file is not None:
-            # A file with the same entries belongs to this evaluation.
-            self._evaluation = {
-                "epsilons": epsilons,
-                "attacks": attacks,
-                **settings,
-                "x": _digest([data.images]),
-                "y": _digest([data.labels]),
-                "model": _digest(
-                    ops.convert_to_numpy(ops.convert_to_tensor(weight))
-                    for weight in classifier.model.weights
-                ),
-                "outputs": _outputs(classifier, data.images[:PROBES]),
-            }
 
-    def read(self) -> RobustnessReport | None:
-        """The results in the file, or None if there is no file.
-
-        Raises:
-            ValueError: If the file belongs to another evaluation or is no checkpoint.
-        """
-        if self._file is None or not self._file.exists():
-            return None
-        try:
-            state = json.loads(self._file.read_text(encoding="utf-8"))
-            theirs, report = state["evaluation"], report_of(state)
-            differing = [
-                name
-                for name, ours in self._evaluation.items()
-                if name != "outputs" and theirs[name] != ours
-            ]
-            # Those of other images or weights differ in any case.
-            if not differing and not _agree(
-                theirs["outputs"], self._evaluation["outputs"]
-            ):
-                differing = ["outputs"]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise invalid_value(
-                "checkpoint", "the path of a checkpoint, or a new one", self._file
-            ) from error
-        if differing:
-            raise invalid_value(
-                "checkpoint",
-                f"a checkpoint of the same evaluation; {differing} differ",
-                self._file,
-            )
-        return report
-
-    def write(self, report: RobustnessReport) -> None:
-        if self._file is None:
-            return
-        text = json.dumps({**to_state(report), "evaluation": self._evaluation})
-        write_atomically(self._file, lambda file: file.write(text.encode("utf-8")))
+def write_checkpoint(
+    file: Path | None, evaluation: dict[str, Any], report: RobustnessReport
+) -> None:
+    """Writes the results as JSON text, with the evaluation that they belong to."""
+    if file is None:
+        return
+    text = json.dumps({**to_state(report), "evaluation": evaluation})
+    write_atomically(file, lambda opened: opened.write(text.encode("utf-8")))
 
 
 def _outputs(classifier: Classifier, images: NDArray[np.float32]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -60,16 +60,10 @@ class Classifier:
         """The logits of `images`, in float32."""
         return ops.cast(self.logits(images), "float32")
 
-    def batches(self, indices: Indices) -> Iterator[Indices]:
-        """Yields `indices` in batches."""
-        for start in range(0, len(indices), self.batch_size):
-            yield indices[start : start + self.batch_size]
-
     def predict(self, images: Any) -> NDArray[np.float32]:
         """The logits of one batch, by a compiled program."""
-        logits: NDArray[np.float32] = self.compiled(
-            "logits", lambda forward, images: forward(images)
-        )(images)
+        program = self.compiled("logits", lambda forward, images: forward(images))
+        logits: NDArray[np.float32] = program(images)
         return logits
 
     def is_correct(self, images: Any, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -157,10 +151,7 @@ def logits_and_gradient(
 
 
 def classifier_of(
-    model: keras.Model,
-    images: NDArray[np.float32],
-    batch_size: int = 500,
-    at_end: ExitStack | None = None,
+    model: keras.Model, images: NDArray[np.float32], batch_size: int, at_end: ExitStack
 ) -> Classifier:
     """A model as a classifier: without a softmax, and with two classes for a sigmoid.
 
@@ -176,29 +167,22 @@ def classifier_of(
     """
     outputs = model(images, training=False)
     shape = tuple(getattr(outputs, "shape", ()))
-    logits, activation = _ending_of(model) or (None, None)
-    if len(shape) != 2:
+    logits, activation = _ending_of(model)
+    single = shape[1:] == (1,)
+    if len(shape) != 2 or (single and activation != "sigmoid"):
         raise invalid_value(
             "model",
             "a model with one output, of shape (batch, classes) with at least 2 "
-            "classes",
+            "classes, or one that ends in a single sigmoid unit (if the output is the "
+            "logit of such a unit, give "
+            '`keras.Sequential([model, keras.layers.Activation("sigmoid")])`)',
             f"outputs of type {type(outputs)} and shape {shape}",
         )
-    if shape[1] == 1:
-        if logits is None or activation != "sigmoid":
-            raise invalid_value(
-                "model",
-                "a model of at least 2 classes, with outputs of shape (batch, "
-                "classes), or one that ends in a single sigmoid unit (if the output "
-                "is the logit of such a unit, give "
-                '`keras.Sequential([model, keras.layers.Activation("sigmoid")])`)',
-                f"outputs of shape {shape}, without a sigmoid that can be left out",
-            )
+    if single:
         logits = functools.partial(_of_two_classes, logits)
-    elif logits is None or activation != "softmax":
+    elif activation != "softmax":
         _refuse_probabilities(outputs)
         logits = functools.partial(model, training=False)
-    at_end = at_end or ExitStack()
     # The losses that layers keep from their last call are then tensors of no graph.
     at_end.callback(model, images[:1], training=False)
     return Classifier(model, logits, max(shape[1], 2), batch_size, at_end)
@@ -209,50 +193,42 @@ _ACTIVATIONS = {
     "sigmoid": keras.activations.sigmoid,
 }
 
+# The layers whose last step is their activation.
+_LAYERS = keras.layers.Activation, keras.layers.Dense, keras.layers.EinsumDense
 
-def _ending_of(model: keras.Model) -> tuple[Function, str] | None:
+
+def _ending_of(model: keras.Model) -> tuple[Function, str]:
     """The model without the activation that it ends in, and this one's name.
 
-    It is None if no softmax or sigmoid can be left out. One that a layer uses within,
-    such as that of an LSTM, cannot.
+    The model itself and "" if no softmax or sigmoid can be left out. One that a layer
+    uses within, such as that of an LSTM, cannot.
     """
+    whole = functools.partial(model, training=False), ""
     if not is_sequential_or_functional(model):
-        return None
+        return whole
     last, inputs = last_operation(model)
     if len(inputs) != 1:
-        return None
+        return whole
     # The layer `Softmax` and the operations `keras.ops.softmax` and `sigmoid`.
     activation = type(last).__name__.lower()
-    linear: Function = _identity
+    linear: Function = keras.activations.linear
     if isinstance(last, keras.Model):
-        inner = _ending_of(last)
-        if inner is None:
-            return None
-        linear, activation = inner
+        linear, activation = _ending_of(last)
+        if not activation:
+            return whole
     elif activation not in _ACTIVATIONS:
         function = getattr(last, "activation", None)
         names = [name for name, known in _ACTIVATIONS.items() if function is known]
-        if not names or type(last) not in _AFTER_WHICH:
-            return None
+        if not names or type(last) not in _LAYERS:
+            return whole
         [activation] = names
         if type(last) is not keras.layers.Activation:
-            changes = {"activation": keras.activations.linear}
-            linear = view_of_layer(last, **changes, activity_regularizer=None)
+            linear = view_of_layer(
+                last, activation=keras.activations.linear, activity_regularizer=None
+            )
     # Made of the model's own layers, which it does not change.
     before = keras.Model(model.inputs[0], inputs[0])
     return lambda images: linear(before(images, training=False)), activation
-
-
-# The layers whose last step is their activation.
-_AFTER_WHICH = (
-    keras.layers.Activation,
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-)
-
-
-def _identity(features: Tensor) -> Tensor:
-    return features
 
 
 def _of_two_classes(logit: Function, images: Tensor) -> Tensor:
@@ -263,8 +239,7 @@ def _of_two_classes(logit: Function, images: Tensor) -> Tensor:
 
 def _refuse_probabilities(outputs: Tensor) -> None:
     values = ops.convert_to_numpy(ops.cast(outputs, "float32"))
-    sums_to_one = np.abs(values.sum(axis=1) - 1.0) < 1e-3
-    if np.all(sums_to_one) and values.min() >= 0.0 and values.max() <= 1.0:
+    if values.min() >= 0.0 and np.all(np.abs(values.sum(axis=1) - 1.0) < 1e-3):
         raise invalid_value(
             "model",
             "a model that returns logits; give the model without its softmax",

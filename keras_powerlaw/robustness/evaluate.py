@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
@@ -15,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_powerlaw.activations import keeping_state
 from keras_powerlaw.arguments import (
-    ReportProgress,
     Verbose,
     invalid_value,
     is_finite_number,
@@ -26,7 +26,13 @@ from keras_powerlaw.keras_internals import flatten_layers, hold_current_weights
 from keras_powerlaw.progress import Progress
 from keras_powerlaw.robustness.attacks import ATTACKS, BY_NAME
 from keras_powerlaw.robustness.attacks.attack import Attack, Batch
-from keras_powerlaw.robustness.checkpoint import Checkpoint, validate_checkpoint
+from keras_powerlaw.robustness.attacks.gradient import PgdOnCrossEntropy
+from keras_powerlaw.robustness.checkpoint import (
+    identity,
+    read_checkpoint,
+    validate_checkpoint,
+    write_checkpoint,
+)
 from keras_powerlaw.robustness.classifier import Classifier, Indices, classifier_of
 from keras_powerlaw.robustness.flags import measure_checks
 from keras_powerlaw.robustness.report import RobustnessReport
@@ -168,25 +174,31 @@ def evaluate_robustness(
         margin loss; [Andriushchenko et al., 2020](https://arxiv.org/abs/1912.00049)
         for Square.
     """
+    limits = _validate_clip(clip)
     options: dict[str, Any] = {
         "norm": _validate_norm(norm),
         "pgd_steps": validate_integer("pgd_steps", pgd_steps, minimum=1),
-        "pgd_step_size": _validate_step_size(pgd_step_size, _validate_clip(clip)),
+        "pgd_step_size": _validate_step_size(pgd_step_size, limits),
         "restarts": validate_integer("restarts", restarts, minimum=1),
         "noise_draws": validate_integer("noise_draws", noise_draws, minimum=1),
-        "clip": _validate_clip(clip),
+        "clip": limits,
         "seed": validate_integer("seed", seed, minimum=0),
+    }
+    settings = {
+        **options,
+        "norm": "inf" if options["norm"] == np.inf else 2,
+        "clip": limits and list(limits),
     }
     batch_size = validate_integer("batch_size", batch_size, minimum=1)
     _validate_model(model)
-    images = _validate_images(x, model, options["clip"])
+    images = _validate_images(x, limits)
     strengths = _validate_epsilons(epsilons)
     names = _validate_attacks(attacks)
     progress = Progress("Robustness", validate_verbose(verbose))
     file = validate_checkpoint(checkpoint)
     if pgd_step_size is None and clip is None and any("pgd" in name for name in names):
         _require_reach(options["pgd_steps"], strengths[-1])
-    chosen = [BY_NAME[name].with_options(options) for name in names]
+    chosen = [BY_NAME[name](**options) for name in names]
     for attack in chosen:
         attack.require(images.shape, strengths[-1])
     chosen.sort(key=lambda attack: ATTACKS.index(type(attack)))
@@ -196,23 +208,21 @@ def evaluate_robustness(
         classifier = classifier_of(model, images[:batch_size], batch_size, at_end)
         labels = _validate_labels(y, len(images), classifier.classes)
         data = Batch(images, labels, np.arange(len(images)))
-        settings = {
-            **options,
-            "norm": "inf" if options["norm"] == np.inf else 2,
-            "clip": None if clip is None else list(options["clip"]),
-        }
-        saved = Checkpoint(file, strengths, names, settings, classifier, data)
-        report = saved.read() or RobustnessReport(
+        evaluation: dict[str, Any] = {}
+        if file is not None:
+            evaluation = {"epsilons": strengths, "attacks": names, **settings}
+            evaluation.update(identity(classifier, data))
+        report = read_checkpoint(file, evaluation) or RobustnessReport(
             epsilons=np.array(strengths),
-            clean_correct=_attack(Attack(), classifier, data, 0.0, data.indices)[0],
+            clean_correct=Attack().run_all(classifier, data, 0.0, data.indices)[0],
             correct={name: np.zeros((0, len(images)), dtype=bool) for name in names},
             settings=settings,
         )
         if checks and not report.checks:
-            report.checks.update(
-                measure_checks(classifier, data, strengths, chosen, options)
-            )
-        _run_attacks(chosen, classifier, data, report, saved, progress)
+            pgd = PgdOnCrossEntropy(**options)
+            report.checks.update(measure_checks(classifier, data, report, chosen, pgd))
+        save = functools.partial(write_checkpoint, file, evaluation)
+        _run_attacks(chosen, classifier, data, report, save, progress)
     return report
 
 
@@ -221,7 +231,7 @@ def _run_attacks(
     classifier: Classifier,
     data: Batch,
     report: RobustnessReport,
-    checkpoint: Checkpoint,
+    save: Callable[[RobustnessReport], None],
     progress: Progress,
 ) -> None:
     """Adds the missing results to `report`, attack by attack, strength by strength."""
@@ -239,13 +249,13 @@ def _run_attacks(
                     rows = len(attack.starts()) if attack.random else 1
                     correct = np.tile(report.clean_correct, (rows, 1))
                 else:
-                    correct = _attack(attack, classifier, data, epsilon, indices, show)
+                    correct = attack.run_all(classifier, data, epsilon, indices, show)
                 _add(report, attack.name, correct)
-                checkpoint.write(report)
+                save(report)
             done += batches
             show(0)
     progress.finish()
-    checkpoint.write(report)
+    save(report)
 
 
 def _images_to_attack(attack: Attack, row: int, report: RobustnessReport) -> Indices:
@@ -259,34 +269,6 @@ def _images_to_attack(attack: Attack, row: int, report: RobustnessReport) -> Ind
     if row:  # an image broken at a smaller strength counts as broken
         unbroken &= report.correct[attack.name][row - 1]
     return np.flatnonzero(unbroken)
-
-
-def _attack(
-    attack: Attack,
-    classifier: Classifier,
-    data: Batch,
-    epsilon: float,
-    indices: Indices,
-    show: ReportProgress = lambda fraction: None,
-) -> NDArray[np.bool_]:
-    """Which of all images are among `indices` and withstand the attack.
-
-    Returns:
-        One row, or one for each draw of a random attack: shape `(rows, M)`.
-    """
-    starts = attack.starts()
-    correct = np.zeros((len(starts), len(data.images)), dtype=bool)
-    for number, start in enumerate(starts):
-        done = 0
-        for batch in classifier.batches(indices):
-            correct[number, batch] = attack.run(
-                classifier, data.take(batch), epsilon, start
-            )
-            done += len(batch)
-            show((number + done / len(indices)) / len(starts))
-        if not attack.random:  # a further start is tried on what is left
-            indices = indices[correct[number, indices]]
-    return correct if attack.random else correct[-1:]
 
 
 def _add(report: RobustnessReport, name: str, correct: NDArray[np.bool_]) -> None:
@@ -339,10 +321,8 @@ def _validate_clip(clip: Any) -> tuple[float, float] | None:
 def _validate_model(model: Any) -> None:
     if not isinstance(model, keras.Model) or not model.built:
         raise invalid_value("model", "a built Keras model", model)
-    stateful = [
-        layer.name for layer in flatten_layers(model) if getattr(layer, "stateful", 0)
-    ]
-    if stateful:
+    layers = flatten_layers(model)
+    if stateful := [each.name for each in layers if getattr(each, "stateful", False)]:
         raise invalid_value(
             "model",
             "a model whose answer to an image does not depend on those before it (make "
@@ -351,23 +331,8 @@ def _validate_model(model: Any) -> None:
         )
 
 
-def _validate_images(
-    x: Any, model: keras.Model, clip: tuple[float, float] | None
-) -> NDArray[np.float32]:
+def _validate_images(x: Any, clip: tuple[float, float] | None) -> NDArray[np.float32]:
     images = _as_array("x", x)
-    inputs = getattr(model, "inputs", None) or []
-    if len(inputs) == 1 and not keras.tree.is_nested(inputs[0]):
-        expected = tuple(inputs[0].shape[1:])
-        fits = len(expected) == images.ndim - 1 and all(
-            size in (None, received)
-            for size, received in zip(expected, images.shape[1:], strict=True)
-        )
-        if not fits:
-            raise invalid_value(
-                "x",
-                f"images of the model's input shape {expected}",
-                f"images of shape {images.shape[1:]}",
-            )
     # NaN and infinity are not within it either.
     if clip is not None and not (clip[0] <= images.min() <= images.max() <= clip[1]):
         raise invalid_value(
@@ -381,15 +346,14 @@ def _validate_images(
 
 def _validate_labels(y: Any, count: int, classes: int) -> NDArray[np.int64]:
     labels = _as_array("y", y)
-    if labels.shape == (count, 1):  # as in `keras.datasets.cifar10`
-        labels = labels[:, 0]
-    if labels.shape != (count,):
+    if labels.shape not in ((count,), (count, 1)):
         raise invalid_value(
             "y",
             f"integer labels of shape ({count},) (for one-hot labels give "
             "`y.argmax(axis=1)`)",
             f"shape {labels.shape}",
         )
+    labels = labels.reshape(count)
     integers = labels.astype(np.int64)
     if np.any(integers != labels) or not 0 <= labels.min() <= labels.max() < classes:
         raise invalid_value(
@@ -401,14 +365,12 @@ def _validate_labels(y: Any, count: int, classes: int) -> NDArray[np.int64]:
 
 
 def _validate_epsilons(epsilons: Any) -> list[float]:
-    values = np.asarray(epsilons)
+    values = np.asarray(epsilons, dtype=np.float64)
     if (
-        values.dtype.kind not in "fiu"
-        or values.ndim != 1
-        or values.size == 0
-        or not values[0] >= 0
+        values.ndim != 1
+        or not values.size
         or not np.all(np.diff(values) > 0)
-        or not np.isfinite(values[-1])
+        or not 0 <= values[0] <= values[-1] < np.inf
     ):
         raise invalid_value(
             "epsilons",
@@ -416,22 +378,16 @@ def _validate_epsilons(epsilons: Any) -> list[float]:
             epsilons,
         )
     # Python floats: a NumPy scalar would turn float32 images into float64.
-    strengths: list[float] = values.astype(np.float64).tolist()
+    strengths: list[float] = values.tolist()
     return strengths
 
 
 def _validate_attacks(attacks: Any) -> list[str]:
-    names = list(BY_NAME) if attacks == "strong" else attacks
-    if (
-        isinstance(names, str)
-        or not isinstance(names, Iterable)
-        or not (names := list(names))
-        or len({*map(str, names)} & {*BY_NAME}) < len(names)
-    ):
+    names = list(BY_NAME if attacks == "strong" else attacks)
+    if not names or len({*names} & {*BY_NAME}) < len(names):
         raise invalid_value(
             "attacks",
-            f'a sequence of distinct names out of {tuple(BY_NAME)}, or "strong" for '
-            "all",
+            f'distinct names out of {tuple(BY_NAME)}, or "strong" for all',
             attacks,
         )
     return names
@@ -443,10 +399,7 @@ def _as_array(argument: str, value: Any) -> NDArray[Any]:
         value = ops.convert_to_numpy(value)
     elif hasattr(value, "toarray"):  # a sparse matrix
         value = value.toarray()
-    is_array = hasattr(value, "__array__") or isinstance(value, list | tuple)
-    if isinstance(value, keras.utils.PyDataset) or (
-        hasattr(value, "__iter__") and not is_array
-    ):
+    elif not (hasattr(value, "__array__") or isinstance(value, list | tuple)):
         raise invalid_value(
             argument,
             "an array (of a data set of batches, or another iterable, give "

@@ -6,9 +6,9 @@ more evaluations of the model, on the first images.
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from keras_powerlaw.robustness.attacks import ATTACKS
 from keras_powerlaw.robustness.attacks.attack import Attack, Batch
 from keras_powerlaw.robustness.attacks.gradient import PgdOnCrossEntropy
-from keras_powerlaw.robustness.classifier import Classifier, Indices
+from keras_powerlaw.robustness.classifier import Classifier
 
 if TYPE_CHECKING:
     from keras_powerlaw.robustness.report import RobustnessReport
@@ -37,6 +37,10 @@ ROUNDING = 1e-3
 
 SHORT_OF_REACH = (
     "All PGD steps together change a pixel by at most {reach:g}: raise pgd_step_size."
+)
+FAILS = (
+    "A stronger attack cannot do worse: this one fails at large ε. Report the worst "
+    "case over stronger attacks."
 )
 MISLEADING = (
     "The gradients mislead. Attack with restarts, the margin loss, AutoPGD and Square, "
@@ -68,101 +72,81 @@ class Flag:
 
 def find_flags(report: RobustnessReport) -> list[Flag]:
     """The flags that the results and checks of an evaluation raise."""
+    return [*_of_results(report), *_of_checks(report.checks)]
+
+
+def _of_results(report: RobustnessReport) -> Iterator[Flag]:
+    epsilons, accuracy = report.epsilons, report.accuracy
     settings, correct = report.settings, report.correct
-    if settings.get("norm") == 2:
-        # Gaussian noise is left out: its ε is the standard deviation of a pixel, not
-        # the length of the whole change.
-        unbounded = [attack.name for attack in ATTACKS if not attack.bounded]
-        correct = {name: correct[name] for name in correct if name not in unbounded}
+    # Gaussian noise is left out where its ε, the standard deviation of a pixel, is not
+    # the length of the whole change.
+    euclidean = settings.get("norm") == 2
+    ran = [
+        attack
+        for attack in ATTACKS
+        if attack.name in correct and (attack.bounded or not euclidean)
+    ]
     # How far all PGD steps together can move a pixel.
     reach = settings.get("pgd_steps", np.inf) * settings.get("pgd_step_size", np.inf)
-    epsilons, accuracy = report.epsilons, report.accuracy
-    count, clean = report.clean_correct.size, report.clean_accuracy
-    findings = [
-        *_rises(clean, accuracy, _least_share(CHANGED, count)),
-        *_gaps(correct, accuracy, _least_share(BEATEN, count)),
-        *_overstated(correct, _least_share(OVERSTATED, count)),
-    ]
-    flags = []
-    for name, gaps, least, finding, advice in findings:
+
+    def raised(
+        name: str, gaps: NDArray[Any], share: float, finding: str, advice: str
+    ) -> Iterator[Flag]:
+        """The flag, if the largest of the gaps, one for each ε, is not chance."""
         at = int(gaps.argmax())
-        if gaps[at] >= least:
-            words = finding.format(epsilon=epsilons[at], share=_percent(gaps[at]))
+        if gaps[at] >= _least_share(share, report.clean_correct.size):
             if name.endswith("beats pgd") and reach < 0.999 * epsilons[at]:
                 advice = SHORT_OF_REACH.format(reach=reach)
-            flags.append(Flag(name, float(gaps[at]), words, advice))
-    return [*flags, *_measured(report.checks)]
+            words = finding.format(epsilon=epsilons[at], share=_percent(gaps[at]))
+            yield Flag(name, float(gaps[at]), words, advice)
 
-
-def _least_share(share: float, count: int) -> float:
-    """The smallest difference in accuracy on `count` images that is not chance."""
-    return max(share, 3 / count)
-
-
-# The name of a flag, its figure at each ε, the least figure that raises it, the
-# finding with places for ε and the figure, and advice.
-Finding = tuple[str, NDArray[np.float64], float, str, str]
-
-
-def _rises(
-    clean: float, accuracy: Mapping[str, NDArray[np.float64]], least: float
-) -> Iterator[Finding]:
     for name, values in accuracy.items():
-        curve = np.concatenate([[clean], values])
-        rises = values - np.minimum.accumulate(curve)[:-1]
-        yield (
-            "accuracy rises",
-            rises,
-            least,
+        lowest = np.minimum.accumulate([report.clean_accuracy, *values])
+        finding = (
             f"Under {name}, accuracy at ε = {{epsilon:g}} is {{share}} above that at a "
-            "smaller ε.",
-            "A stronger attack cannot do worse: this one fails at large ε. Report the "
-            "worst case over stronger attacks.",
+            "smaller ε."
+        )
+        yield from raised(
+            "accuracy rises", values - lowest[:-1], CHANGED, finding, FAILS
         )
 
-
-def _gaps(
-    correct: Mapping[str, NDArray[np.bool_]],
-    accuracy: Mapping[str, NDArray[np.float64]],
-    least: float,
-) -> Iterator[Finding]:
-    """Where an attack that does not climb beats PGD."""
-    ran = [attack for attack in ATTACKS if attack.name in correct]
-    # The last one also counts the images that those before it broke.
-    strong = [attack.name for attack in ran if attack.follows_up and attack.white_box]
-    climbers = [*strong[-1:], *(["pgd"] if "pgd" in correct else [])]
+    # Where an attack that does not climb beats PGD. The last strong one also counts the
+    # images that those before it broke.
+    strong = [attack for attack in ran if attack.follows_up]
+    climbers = [attack.name for attack in strong if attack.white_box][-1:]
+    climbers += ["pgd"] if "pgd" in correct else []
     for attack in ran if climbers else []:
-        name = attack.name
         if attack.iterative:
             continue
         if attack.follows_up:  # image by image, against all attacks before it
             against = climbers[0]
             left = np.logical_and.accumulate(correct[against], axis=0)
-            gaps = (left & ~correct[name]).mean(axis=1)
-            finding = f"{name} breaks {{share}} of the images that {against} leaves."
+            gaps = (left & ~correct[attack.name]).mean(axis=1)
+            finding = f"{{share}} of the images that {against} leaves."
         else:
             against = climbers[-1]
-            gaps = accuracy[against] - accuracy[name]
-            finding = f"{name} breaks {{share}} more of the images than {against} does."
-        finding = "At ε = {epsilon:g}, " + finding
-        yield f"{name} beats {against}", gaps, least, finding, MISLEADING
+            gaps = accuracy[against] - accuracy[attack.name]
+            finding = f"{{share}} more of the images than {against} does."
+        finding = f"At ε = {{epsilon:g}}, {attack.name} breaks {finding}"
+        yield from raised(
+            f"{attack.name} beats {against}", gaps, BEATEN, finding, MISLEADING
+        )
 
-
-def _overstated(
-    correct: Mapping[str, NDArray[np.bool_]], least: float
-) -> Iterator[Finding]:
-    strong = [attack.name for attack in ATTACKS if attack.follows_up]
-    rows = [correct[name] for name in strong if name in correct]
-    if "pgd" in correct and rows:
-        gaps = (correct["pgd"] & ~np.logical_and.reduce(rows)).mean(axis=1)
-        yield (
+    if "pgd" in correct and strong:
+        left = np.logical_and.reduce([correct[attack.name] for attack in strong])
+        yield from raised(
             "pgd overstates",
-            gaps,
-            least,
+            (correct["pgd"] & ~left).mean(axis=1),
+            OVERSTATED,
             "At ε = {epsilon:g}, the strong attacks break {share} of the images that "
             "pgd leaves.",
             "Report the worst case over the attacks.",
         )
+
+
+def _least_share(share: float, count: int) -> float:
+    """The smallest difference in accuracy on `count` images that is not chance."""
+    return max(share, 3 / count)
 
 
 # Of each check: the flag's name, its finding, and advice.
@@ -208,7 +192,7 @@ CHECKS = {
 }
 
 
-def _measured(checks: Mapping[str, Any]) -> Iterator[Flag]:
+def _of_checks(checks: Mapping[str, Any]) -> Iterator[Flag]:
     for check, (name, finding, advice) in CHECKS.items():
         if check in checks and checks[check] > checks["limits"][check]:
             value = checks[check]
@@ -223,19 +207,19 @@ def _percent(share: float) -> str:
 def measure_checks(
     classifier: Classifier,
     data: Batch,
-    epsilons: Sequence[float],
+    report: RobustnessReport,
     attacks: Sequence[Attack],
-    options: Mapping[str, Any],
+    pgd: PgdOnCrossEntropy,
 ) -> dict[str, Any]:
     """Figures for the flags, and the limits above which the flags are raised.
 
     Args:
         classifier: Maps images to logits.
         data: Images and labels, of which only the first are used.
-        epsilons: Strengths at which to try more steps.
+        report: The strengths at which to try more steps, and the clean results.
         attacks: The attacks of the evaluation. If none of them uses gradients, no
             figure about gradients is measured.
-        options: The options of `evaluate_robustness` that affect the attacks.
+        pgd: The attack to check, with the options of the evaluation.
     """
     data = data.take(data.indices[:CHECKED])
     first = data.images[: classifier.batch_size]
@@ -255,12 +239,28 @@ def measure_checks(
     # The outputs of a random model differ between any two calls.
     if len(outputs) > 1 and values["outputs_change"] <= ROUNDING:
         values["batch_dependence"] = difference((len(outputs) + 1) // 2)
-    pgd = _CheckedPgd(classifier, data, PgdOnCrossEntropy.with_options(options))
+
+    def left(pgd: PgdOnCrossEntropy, epsilon: float, among: Any) -> NDArray[np.bool_]:
+        rows = pgd.run_all(classifier, data, epsilon, np.flatnonzero(among))
+        unbroken: NDArray[np.bool_] = rows[0]
+        return unbroken
+
+    pgd = replace(pgd, restarts=1)
+    correct = report.clean_correct[:CHECKED]
     if any(attack.white_box for attack in attacks):
-        values["zero_gradients"] = pgd.share_of_zero_gradients()
-        values["large_epsilon"] = pgd.accuracy_at_large_epsilon()
+        values["zero_gradients"] = _share_of_zero_gradients(classifier, data)
+        epsilon = _epsilon_to_grey(data.images, pgd)
+        strong = replace(pgd, pgd_steps=40, pgd_step_size=2.5 * epsilon / 40)
+        values["large_epsilon"] = float(left(strong, epsilon, correct).mean())
     if any(attack.iterative for attack in attacks):
-        values["more_steps"] = pgd.gain_of_steps(epsilons)
+        twice = replace(pgd, pgd_steps=2 * pgd.pgd_steps)
+        by_pgd = by_twice = correct
+        gains = [0.0]
+        for epsilon in filter(None, report.epsilons.tolist()):
+            by_pgd = left(pgd, epsilon, by_pgd)
+            by_twice = left(twice, epsilon, by_pgd & by_twice)
+            gains.append(float((by_pgd & ~by_twice).mean()))
+        values["more_steps"] = max(gains)
     limits = {
         "probabilities": 0.99,
         "outputs_change": ROUNDING,
@@ -272,56 +272,16 @@ def measure_checks(
     return {**values, "limits": limits}
 
 
-@dataclass
-class _CheckedPgd:
-    """PGD on the first images, to see whether it does what it should."""
+def _share_of_zero_gradients(classifier: Classifier, data: Batch) -> float:
+    zeros = 0
+    for batch in data.batches(data.indices, classifier.batch_size):
+        slopes = classifier.gradient(batch.images, batch.labels)
+        zeros += (slopes == 0).reshape(len(slopes), -1).all(axis=1).sum()
+    return float(zeros / len(data.images))
 
-    classifier: Classifier
-    data: Batch
-    pgd: PgdOnCrossEntropy
 
-    def share_of_zero_gradients(self) -> float:
-        zeros = 0
-        for batch in self._batches(self.data.indices):
-            slopes = self.classifier.gradient(batch.images, batch.labels)
-            zeros += (slopes == 0).reshape(len(slopes), -1).all(axis=1).sum()
-        return float(zeros / len(self.data.images))
-
-    def accuracy_at_large_epsilon(self) -> float:
-        """Accuracy at an ε that allows every image to become the same gray."""
-        images = self.data.images
-        low, high = self.pgd.clip or (images.min(), images.max())
-        epsilon = 0.5 * float(high - low)
-        if self.pgd.norm == 2:
-            epsilon *= np.sqrt(images[0].size)
-        pgd = dataclasses.replace(
-            self.pgd, pgd_steps=40, pgd_step_size=2.5 * epsilon / 40
-        )
-        unbroken = self._unbroken(pgd, epsilon, self._correctly_classified())
-        return unbroken.size / len(images)
-
-    def gain_of_steps(self, epsilons: Sequence[float]) -> float:
-        """Largest share over ε of the images broken only with twice the steps."""
-        twice = dataclasses.replace(self.pgd, pgd_steps=2 * self.pgd.pgd_steps)
-        unbroken = unbroken_by_twice = self._correctly_classified()
-        gain = 0
-        for epsilon in filter(None, epsilons):
-            unbroken = self._unbroken(self.pgd, epsilon, unbroken)
-            unbroken_by_twice = self._unbroken(
-                twice, epsilon, np.intersect1d(unbroken_by_twice, unbroken)
-            )
-            gain = max(gain, unbroken.size - unbroken_by_twice.size)
-        return gain / len(self.data.images)
-
-    def _correctly_classified(self) -> Indices:
-        return self._unbroken(Attack(), 0.0, self.data.indices)
-
-    def _unbroken(self, attack: Attack, epsilon: float, indices: Indices) -> Indices:
-        unbroken = [
-            batch.indices[attack.run(self.classifier, batch, epsilon)]
-            for batch in self._batches(indices)
-        ]
-        return np.concatenate([indices[:0], *unbroken])
-
-    def _batches(self, indices: Indices) -> Iterator[Batch]:
-        return map(self.data.take, self.classifier.batches(indices))
+def _epsilon_to_grey(images: NDArray[np.float32], attack: Attack) -> float:
+    """The ε that allows every image to become the same grey."""
+    low, high = attack.clip or (images.min(), images.max())
+    epsilon = 0.5 * float(high - low)
+    return epsilon * math.sqrt(images[0].size) if attack.norm == 2 else epsilon

@@ -88,7 +88,11 @@ class RobustnessReport:
         it.
         """
         rows = [self.clean_correct[np.newaxis] & np.ones((len(self.epsilons), 1), bool)]
-        rows += [correct for name, correct in self.correct.items() if _is_bounded(name)]
+        rows += [
+            correct
+            for name, correct in self.correct.items()
+            if name not in BY_NAME or BY_NAME[name].bounded
+        ]
         return np.logical_and.accumulate(np.logical_and.reduce(rows), axis=0)
 
     @property
@@ -206,13 +210,7 @@ def _to_bits(row: NDArray[np.bool_]) -> str:
 
 
 def _from_bits(bits: str) -> NDArray[np.bool_]:
-    if not set(bits) <= {"0", "1"}:
-        raise ValueError(f"Expected a string of 0 and 1. Received: {bits!r}")
-    return np.array([bit == "1" for bit in bits], dtype=bool)
-
-
-def _is_bounded(name: str) -> bool:
-    return name not in BY_NAME or BY_NAME[name].bounded
+    return np.array([{"0": False, "1": True}[bit] for bit in bits], dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,37 +295,33 @@ def combine_reports(reports: Sequence[RobustnessReport]) -> RobustnessSummary:
         [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2 to 5: three
         seeds each.
     """
-    if not isinstance(reports, list | tuple) or not all(
-        isinstance(report, RobustnessReport) for report in reports
-    ):
-        raise invalid_value("reports", "a list of reports", repr(reports))
     if len(reports) < 2:
         raise invalid_value("reports", "at least two reports", f"{len(reports)}")
-    first = reports[0]
-    for report in reports[1:]:
-        for what, ours, theirs in (
-            ("epsilons", first.epsilons.tolist(), report.epsilons.tolist()),
-            ("attacks", list(first.correct), list(report.correct)),
-            (
-                "settings other than the seed",
-                {**first.settings, "seed": None},
-                {**report.settings, "seed": None},
-            ),
-        ):
-            if ours != theirs:
-                raise invalid_value(
-                    "reports", f"reports with the same {what}", f"{ours} and {theirs}"
-                )
+    first, *others = map(_conditions, reports)
+    for other in others:
+        for what, ours in first.items():
+            if other[what] != ours:
+                expected = f"reports with the same {what}"
+                raise invalid_value("reports", expected, f"{ours} and {other[what]}")
     curves = [_table_columns(report) for report in reports]
     stacked = {name: np.stack([curve[name] for curve in curves]) for name in curves[0]}
     clean = [report.clean_accuracy for report in reports]
     return RobustnessSummary(
-        epsilons=first.epsilons,
+        epsilons=reports[0].epsilons,
         count=len(reports),
         clean=(float(np.mean(clean)), float(np.std(clean, ddof=1))),
         mean={name: rows.mean(axis=0) for name, rows in stacked.items()},
         std={name: rows.std(axis=0, ddof=1) for name, rows in stacked.items()},
     )
+
+
+def _conditions(report: RobustnessReport) -> dict[str, Any]:
+    """What has to be the same in reports that are combined."""
+    return {
+        "epsilons": report.epsilons.tolist(),
+        "attacks": list(report.correct),
+        "settings other than the seed": {**report.settings, "seed": None},
+    }
 
 
 def _text_table(
@@ -348,7 +342,7 @@ def _markdown_table(
     epsilons: NDArray[np.float64], columns: Mapping[str, Sequence[str]]
 ) -> str:
     """The same table in Markdown."""
-    rows = [["ε", *columns], ["---"] * (len(columns) + 1)]
     labels = ["clean", *(f"{epsilon:g}" for epsilon in epsilons)]
-    rows += [list(row) for row in zip(labels, *columns.values(), strict=True)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = zip(labels, *columns.values(), strict=True)
+    table = [["ε", *columns], ["---"] * (len(columns) + 1), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)

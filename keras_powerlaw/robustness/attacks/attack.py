@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_powerlaw.arguments import Tensor, installation_command
+from keras_powerlaw.arguments import ReportProgress, Tensor, installation_command
 from keras_powerlaw.robustness.classifier import Classifier, Indices
-
-Self = TypeVar("Self", bound="Attack")
 
 
 class Batch(NamedTuple):
@@ -34,18 +31,31 @@ class Batch(NamedTuple):
         """Some of the images."""
         return Batch(self.images[indices], self.labels[indices], self.indices[indices])
 
+    def batches(self, indices: Indices, size: int) -> Iterator[Batch]:
+        """Some of the images, in batches."""
+        for start in range(0, len(indices), size):
+            yield self.take(indices[start : start + size])
+
+
+class Package(NamedTuple):
+    """What an attack needs: a module, its name in words, the extra that has it."""
+
+    module: str
+    title: str
+    extra: str
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """One attack and its parameters.
+    """One attack, with the options of `evaluate_robustness`.
 
     A subclass defines `perturb()`, or `run()` where more than the perturbed images
-    counts. Its fields that have the name of an option of `evaluate_robustness` take
-    its value.
+    counts.
 
     Attributes:
         name: Its name in arguments and in JSON.
         title: Its name in figures.
+        package: What it needs besides Keras, if anything.
         white_box: Whether it uses the gradient of the model.
         iterative: Whether more steps along the gradient make it stronger.
         follows_up: Whether it attacks only the images that the `follows_up` attacks
@@ -53,12 +63,11 @@ class Attack:
         random: Whether its starts are draws, of which each is of all images, and not
             further tries on those that the earlier starts did not break.
         bounded: Whether a perturbation stays in the ball of radius ε.
-        norm: Infinity or 2.
-        clip: Smallest and largest pixel value, or None.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    package: ClassVar[Package | None] = None
     white_box: ClassVar[bool] = False
     iterative: ClassVar[bool] = False
     follows_up: ClassVar[bool] = False
@@ -67,12 +76,11 @@ class Attack:
 
     norm: float = np.inf
     clip: tuple[float, float] | None = (0.0, 1.0)
-
-    @classmethod
-    def with_options(cls: type[Self], options: Mapping[str, Any]) -> Self:
-        """The attack with the options of `evaluate_robustness` that concern it."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: options[name] for name in names & options.keys()})
+    pgd_steps: int = 40
+    pgd_step_size: float = 0.01
+    restarts: int = 2
+    noise_draws: int = 1
+    seed: int = 0
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -90,6 +98,16 @@ class Attack:
             ImportError: If a package that it needs is missing.
             ValueError: If it cannot work on the images.
         """
+        if self.package is None:
+            return
+        try:
+            importlib.import_module(self.package.module)
+        except ImportError as error:
+            raise ImportError(
+                f'The attack "{self.name}" needs {self.package.title}, which cannot be '
+                f"imported. Install it with: {installation_command(self.package.extra)}"
+                f". The error was: {error}"
+            ) from error
 
     def starts(self) -> Sequence[Any]:
         """What each of its tries begins with, handed to `run()` one after another."""
@@ -121,16 +139,31 @@ class Attack:
         perturbed = self.perturb(classifier, batch, epsilon, start)
         return classifier.is_correct(perturbed, batch.labels)
 
+    def run_all(
+        self,
+        classifier: Classifier,
+        data: Batch,
+        epsilon: float,
+        indices: Indices,
+        show: ReportProgress = lambda fraction: None,
+    ) -> NDArray[np.bool_]:
+        """Which of all images are among `indices` and withstand the attack.
 
-def require_package(attack: str, module: str, title: str, extra: str) -> None:
-    """Raises an `ImportError` that names the extra if a package cannot be imported."""
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f'The attack "{attack}" needs {title}, which cannot be imported. Install '
-            f"it with: {installation_command(extra)}. The error was: {error}"
-        ) from error
+        Returns:
+            One row, or one for each draw of a random attack: shape `(rows, M)`.
+        """
+        starts = self.starts()
+        correct = np.zeros((len(starts), len(data.images)), dtype=bool)
+        for number, start in enumerate(starts):
+            done = 0
+            for batch in data.batches(indices, classifier.batch_size):
+                unbroken = self.run(classifier, batch, epsilon, start)
+                correct[number, batch.indices] = unbroken
+                done += len(unbroken)
+                show((number + done / len(indices)) / len(starts))
+            if not self.random:  # a further start is tried on what is left
+                indices = indices[correct[number, indices]]
+        return correct if self.random else correct[-1:]
 
 
 def ball_points(

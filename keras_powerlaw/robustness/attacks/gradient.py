@@ -9,7 +9,6 @@ import importlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import keras
@@ -22,18 +21,25 @@ from keras_powerlaw.backends import vjp
 from keras_powerlaw.robustness.attacks.attack import (
     Attack,
     Batch,
+    Package,
     ball_points,
-    require_package,
     seed_of,
 )
-from keras_powerlaw.robustness.classifier import (
-    LOSSES,
-    Classifier,
-    logits_and_gradient,
-)
+from keras_powerlaw.robustness.classifier import LOSSES, Classifier, logits_and_gradient
 
 # Number of steps after which broken images are removed from the batch.
 STEPS_BETWEEN_LOOKS = 5
+
+# Where the attacks of cleverhans are; it has none for JAX.
+MODULES = {
+    "tensorflow": "cleverhans.tf2.attacks.",
+    "torch": "cleverhans.torch.attacks.",
+}.get(keras.backend.backend())
+CLEVERHANS = (
+    Package(MODULES + "projected_gradient_descent", "cleverhans", "robustness")
+    if MODULES
+    else None
+)
 
 
 def projected_step(
@@ -52,26 +58,24 @@ def projected_step(
     """
     direction = ops.sign(gradient)
     if norm == 2:
-        direction = gradient / ops.maximum(_length(gradient), 1e-30)
+        direction = gradient / _length(gradient)
     change = ops.clip(points + size * direction, *limits) - images
     if norm == 2:
-        change = change * ops.minimum(
-            1.0, epsilon / ops.maximum(_length(change), 1e-30)
-        )
+        change = change * ops.minimum(1.0, epsilon / _length(change))
     else:
         change = ops.clip(change, -epsilon, epsilon)
     return ops.clip(images + change, *limits)
 
 
 def _length(rows: Tensor) -> Tensor:
+    """The Euclidean length of each row, above 0."""
     # Scaled first, since the square of a small float32 gradient underflows to zero.
     axes = tuple(range(1, len(rows.shape)))
     largest = ops.maximum(ops.max(ops.abs(rows), axis=axes, keepdims=True), 1e-30)
     scaled = ops.sum(ops.square(rows / largest), axis=axes, keepdims=True)
-    return largest * ops.sqrt(scaled)
+    return ops.maximum(largest * ops.sqrt(scaled), 1e-30)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Fgsm(Attack):
     """s + ε sign(∇ₛ L(f(s), y)), clipped to the pixel range.
 
@@ -81,22 +85,19 @@ class Fgsm(Attack):
 
     name = "fgsm"
     title = "FGSM"
+    package = CLEVERHANS
     white_box = True
-
-    def require(self, shape: tuple[int, ...], epsilon: float) -> None:
-        _require_cleverhans(self.name)
 
     def perturb(
         self, classifier: Classifier, batch: Batch, epsilon: float, start: Any = 0
     ) -> Tensor:
-        if keras.backend.backend() == "jax":
+        if MODULES is None:
             return step_by_step(self, classifier, batch, epsilon, epsilon, 1)
         return _call_cleverhans(
             "fast_gradient_method", self, classifier, batch, epsilon
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pgd(Attack):
     """s + δ after the last δ ← Proj(δ + η sign(∇_δ L(f(s + δ), y))), from δ = 0.
 
@@ -106,14 +107,12 @@ class Pgd(Attack):
 
     name = "pgd"
     title = "PGD"
+    package = CLEVERHANS
     white_box = True
     iterative = True
 
-    pgd_steps: int = 40
-    pgd_step_size: float = 0.01
-
     def require(self, shape: tuple[int, ...], epsilon: float) -> None:
-        _require_cleverhans(self.name)
+        super().require(shape, epsilon)
         reach = self.pgd_steps * self.pgd_step_size
         if reach < epsilon and not math.isclose(reach, epsilon):
             warnings.warn(
@@ -127,7 +126,7 @@ class Pgd(Attack):
         self, classifier: Classifier, batch: Batch, epsilon: float, start: Any = 0
     ) -> Tensor:
         size = min(self.pgd_step_size, epsilon)  # cleverhans rejects a larger one
-        if keras.backend.backend() == "jax":
+        if MODULES is None:
             return step_by_step(self, classifier, batch, epsilon, size, self.pgd_steps)
         return _call_cleverhans(
             *("projected_gradient_descent", self, classifier, batch),
@@ -155,7 +154,6 @@ def step_by_step(
     return points
 
 
-@dataclass(frozen=True, kw_only=True)
 class PgdOnCrossEntropy(Attack):
     """A stronger PGD: from the image, and from points drawn from the ball.
 
@@ -168,11 +166,6 @@ class PgdOnCrossEntropy(Attack):
     iterative = True
     follows_up = True
     loss: ClassVar[str] = "ce"
-
-    pgd_steps: int = 40
-    pgd_step_size: float = 0.01
-    restarts: int = 2
-    seed: int = 0
 
     def starts(self) -> Sequence[int]:
         return range(self.restarts)
@@ -243,24 +236,12 @@ class PgdOnCrossEntropy(Attack):
         return state
 
 
-@dataclass(frozen=True, kw_only=True)
 class PgdOnMargin(PgdOnCrossEntropy):
     """The same on the margin of the logits, the DLR loss."""
 
     name = "pgd_dlr"
     title = "PGD, margin loss"
     loss = "dlr"
-
-
-_CLEVERHANS = "cleverhans.{}.attacks.{}"
-_PACKAGES = {"tensorflow": "tf2", "torch": "torch"}
-
-
-def _require_cleverhans(attack: str) -> None:
-    backend = keras.backend.backend()
-    if backend in _PACKAGES:
-        module = _CLEVERHANS.format(_PACKAGES[backend], "projected_gradient_descent")
-        require_package(attack, module, "cleverhans", "robustness")
 
 
 def _call_cleverhans(
@@ -272,12 +253,11 @@ def _call_cleverhans(
     **options: Any,
 ) -> Tensor:
     """Calls one of cleverhans's functions."""
-    backend = keras.backend.backend()
-    module = importlib.import_module(_CLEVERHANS.format(_PACKAGES[backend], name))
+    module = importlib.import_module(f"{MODULES}{name}")
     if "cleverhans" not in classifier.programs:
         # The same in all calls of one evaluation, for which cleverhans compiles once.
         makers = {"tensorflow": _without_weights, "torch": _cut_from_weights}
-        classifier.programs["cleverhans"] = makers[backend](classifier)
+        classifier.programs["cleverhans"] = makers[keras.backend.backend()](classifier)
     low, high = attack.clip or (None, None)
     return getattr(module, name)(
         classifier.programs["cleverhans"],
@@ -305,7 +285,9 @@ def _without_weights(classifier: Classifier) -> Callable[[Tensor], Tensor]:
         tf.Variable(variable.value, trainable=False, shape=tf.TensorShape(None))
         for variable in variables
     ]
-    classifier.at_end.callback(_empty, copies)
+    for copy in copies:
+        nothing = np.zeros(0, copy.dtype.as_numpy_dtype)
+        classifier.at_end.callback(copy.assign, nothing)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def logits(images: Tensor) -> Tensor:
@@ -326,11 +308,6 @@ def _without_weights(classifier: Classifier) -> Callable[[Tensor], Tensor]:
 
     function: Callable[[Tensor], Tensor] = logits
     return function
-
-
-def _empty(variables: list[Any]) -> None:
-    for variable in variables:
-        variable.assign(np.zeros(0, variable.dtype.as_numpy_dtype))
 
 
 def _cut_from_weights(classifier: Classifier) -> Callable[[Tensor], Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from keras_powerlaw.robustness.attacks.attack import Attack, Batch, ball_points
 from keras_powerlaw.robustness.classifier import Classifier
 
 
-@dataclass(frozen=True, kw_only=True)
 class GaussianNoise(Attack):
     """ε times standard normal noise."""
 
@@ -22,9 +20,6 @@ class GaussianNoise(Attack):
     title = "white noise"
     random = True
     bounded = False
-
-    noise_draws: int = 1
-    seed: int = 0
 
     def starts(self) -> Sequence[Generator]:
         # One stream for all images, restarted at each strength, so that no noise is
@@ -39,16 +34,12 @@ class GaussianNoise(Attack):
         return np.clip(batch.images + epsilon * noise, *self.limits)
 
 
-@dataclass(frozen=True, kw_only=True)
 class UniformNoise(Attack):
     """A random point of the ball of radius ε."""
 
     name = "uniform_noise"
     title = "uniform noise"
     random = True
-
-    noise_draws: int = 1
-    seed: int = 0
 
     def starts(self) -> Sequence[int]:
         return range(self.noise_draws)

@@ -7,19 +7,13 @@ import functools
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_powerlaw.arguments import Tensor, invalid_value
-from keras_powerlaw.robustness.attacks.attack import (
-    Attack,
-    Batch,
-    require_package,
-    seed_of,
-)
+from keras_powerlaw.robustness.attacks.attack import Attack, Batch, Package, seed_of
 from keras_powerlaw.robustness.classifier import (
     LOSSES,
     Classifier,
@@ -29,8 +23,9 @@ from keras_powerlaw.robustness.classifier import (
     logits_and_gradient,
 )
 
+TOOLBOX = Package("art", "the Adversarial Robustness Toolbox", "strong")
 
-@dataclass(frozen=True, kw_only=True)
+
 class AutoPgd(Attack):
     """PGD that chooses its own step sizes, on both losses (Croce & Hein, 2020).
 
@@ -39,16 +34,11 @@ class AutoPgd(Attack):
 
     name = "autopgd"
     title = "AutoPGD"
+    package = TOOLBOX
     white_box = True
     iterative = True
     follows_up = True
     steps: ClassVar[int] = 100  # as in AutoAttack
-
-    restarts: int = 2
-    seed: int = 0
-
-    def require(self, shape: tuple[int, ...], epsilon: float) -> None:
-        _require_toolbox(self.name)
 
     def starts(self) -> Sequence[tuple[int, str]]:
         return [(restart, loss) for restart in range(self.restarts) for loss in LOSSES]
@@ -60,9 +50,7 @@ class AutoPgd(Attack):
         epsilon: float,
         start: tuple[int, str] = (0, "ce"),
     ) -> NDArray[np.bool_]:
-        from art.attacks.evasion.auto_projected_gradient_descent import (
-            AutoProjectedGradientDescent,
-        )
+        from art.attacks.evasion import AutoProjectedGradientDescent
 
         restart, loss = start
         images, labels, indices = batch
@@ -85,7 +73,6 @@ class AutoPgd(Attack):
         return unbroken & classifier.is_correct(attacked, labels)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Square(Attack):
     """Random squares of changed pixels (Andriushchenko et al., 2020).
 
@@ -94,24 +81,20 @@ class Square(Attack):
 
     name = "square"
     title = "Square"
+    package = TOOLBOX
     follows_up = True
     # As in AutoAttack, but with a fifth of its 5,000 queries.
     queries: ClassVar[int] = 1000
     first_square: ClassVar[float] = 0.8  # share of the pixels
 
-    restarts: int = 2
-    seed: int = 0
-
     def require(self, shape: tuple[int, ...], epsilon: float) -> None:
-        _require_toolbox(self.name)
-        fits = len(shape) in (3, 4)
-        if fits:  # the toolbox can place its squares
-            height, width = shape[1:3]
-            side = max(round(math.sqrt(self.first_square * height * width)), 1)
-            if self.norm == 2:
-                side += side % 2 == 0
-                fits = height == width >= 10
-            fits = fits and side < min(height, width)
+        super().require(shape, epsilon)
+        # Whether the toolbox can place its squares.
+        height, width = shape[1:3] if len(shape) in (3, 4) else (0, 0)
+        side = max(round(math.sqrt(self.first_square * height * width)), 1)
+        fits = side < min(height, width)
+        if self.norm == 2:
+            fits = height == width >= 10 and side + (side % 2 == 0) < width
         if not fits:
             raise invalid_value(
                 "x",
@@ -127,7 +110,7 @@ class Square(Attack):
     def perturb(
         self, classifier: Classifier, batch: Batch, epsilon: float, start: int = 0
     ) -> Tensor:
-        from art.attacks.evasion.square_attack import SquareAttack
+        from art.attacks.evasion import SquareAttack
 
         images, labels, indices = batch
         attack = SquareAttack(
@@ -142,10 +125,6 @@ class Square(Attack):
         with seeded(self.seed, start, seed_of(epsilon), int(indices[0])):
             attacked = attack.generate(images.reshape(*images.shape[:3], -1), labels)
         return attacked.reshape(images.shape)
-
-
-def _require_toolbox(attack: str) -> None:
-    require_package(attack, "art", "the Adversarial Robustness Toolbox", "strong")
 
 
 def estimator_of(
