@@ -295,8 +295,9 @@ def combine_reports(reports: Sequence[RobustnessReport]) -> RobustnessSummary:
         [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2 to 5: three
         seeds each.
     """
-    if len(reports) < 2:
-        raise invalid_value("reports", "at least two reports", f"{len(reports)}")
+    reports = list(reports)
+    if len(reports) < 2 or not all(isinstance(r, RobustnessReport) for r in reports):
+        raise invalid_value("reports", "a list of at least two reports", repr(reports))
     first, *others = map(_conditions, reports)
     for other in others:
         for what, ours in first.items():
