@@ -177,7 +177,7 @@ def test_what_is_no_model_is_refused(call, model):
 
 @pytest.mark.parametrize("reports", ["ab", [1, 2]], ids=str)
 def test_what_are_no_reports_is_refused(reports):
-    with pytest.raises(ValueError, match="a list of at least two reports. Received"):
+    with pytest.raises(ValueError, match="Expected a list of reports. Received: rep"):
         kp.combine_reports(reports)
 
 

@@ -295,9 +295,11 @@ def combine_reports(reports: Sequence[RobustnessReport]) -> RobustnessSummary:
         [Nassar et al., 2020](https://arxiv.org/abs/2012.04729), figures 2 to 5: three
         seeds each.
     """
-    reports = list(reports)
-    if len(reports) < 2 or not all(isinstance(r, RobustnessReport) for r in reports):
-        raise invalid_value("reports", "a list of at least two reports", repr(reports))
+    kinds = [type(report).__name__ for report in reports]
+    if set(kinds) - {"RobustnessReport"}:
+        raise invalid_value("reports", "a list of reports", kinds)
+    if len(reports) < 2:
+        raise invalid_value("reports", "at least two reports", f"{len(reports)}")
     first, *others = map(_conditions, reports)
     for other in others:
         for what, ours in first.items():
