@@ -19,7 +19,8 @@ PYTEST = pytest -q -n 2 --dist worksteal
 # What says the same on every backend and with every Keras: `make test` runs it.
 ONCE = $(addprefix --ignore=tests/test_,architecture.py arguments.py benchmarks.py \
          documentation.py examples.py flags.py package.py plotting.py progress.py \
-         recordings.py report.py research.py site.py spectrum.py watch.py)
+         recordings.py report.py research_data.py research_experiments.py \
+         research_table.py research_train.py site.py spectrum.py watch.py)
 # But for the page with a block for each backend.
 PAGE = "tests/test_documentation.py::test_page[docs/loops.md]"
 # What shows that a backend needs no other: what to install, what to run.
