@@ -133,12 +133,6 @@ def steps_taken(model: keras.Model) -> int:
     return int(parts_of_replicas(model.optimizer.iterations)[0])
 
 
-def sum_over_replicas(value: Tensor) -> Tensor:
-    """The sum of `value` over all replicas, the same on each of them."""
-    context = replica_context()
-    return value if context is None else context.all_reduce("sum", value)
-
-
 def share_of_replica(loss: Tensor) -> Tensor:
     """One replica's share of a loss that every replica computes in full.
 
@@ -146,12 +140,6 @@ def share_of_replica(loss: Tensor) -> Tensor:
     """
     context = replica_context()
     return loss if context is None else loss / context.num_replicas_in_sync
-
-
-def count_examples(activity: Tensor) -> Tensor:
-    """The number of examples in the global batch, in the dtype of `activity`."""
-    count = ops.cast(ops.shape(activity)[0], activity.dtype)
-    return ops.stop_gradient(sum_over_replicas(count))
 
 
 def of_first_process(array: Any, variable: keras.Variable) -> Any:

@@ -21,11 +21,8 @@ from keras_powerlaw.arguments import (
     is_finite_number,
     validate_number,
 )
-from keras_powerlaw.backends import (
-    count_examples,
-    replica_context,
-    sum_over_replicas,
-)
+from keras_powerlaw.backends import replica_context
+from keras_powerlaw.units import count_examples, sum_over_replicas
 
 # Of an eigenvalue to its target: below the resolution of float32.
 SMALLEST_RATIO = 1e-7

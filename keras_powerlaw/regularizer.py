@@ -17,7 +17,6 @@ from keras_powerlaw.arguments import (
     validate_integer,
     validate_number,
 )
-from keras_powerlaw.backends import count_examples
 from keras_powerlaw.basis import Eigenbasis
 from keras_powerlaw.keras_internals import DeferredLoss
 from keras_powerlaw.penalty import (
@@ -27,7 +26,12 @@ from keras_powerlaw.penalty import (
     spectral_penalty,
     steady_anchor,
 )
-from keras_powerlaw.units import count_units, to_samples, validate_reduction
+from keras_powerlaw.units import (
+    count_examples,
+    count_units,
+    to_samples,
+    validate_reduction,
+)
 
 # Added to the error about a missing eigenbasis. On JAX, any error in the first step of
 # `fit()` costs the model its weights.

@@ -1,4 +1,4 @@
-"""Which parts of a layer's activations are its units, and which are its samples."""
+"""What a layer's units are, and what its samples are, on all replicas."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_powerlaw.arguments import Reduction, Tensor, invalid_value, validate_choice
+from keras_powerlaw.backends import replica_context
 from keras_powerlaw.keras_internals import output_shapes
 
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
@@ -69,6 +70,18 @@ def channel_axis(rank: int) -> int:
     """
     first = rank > 3 and keras.config.image_data_format() == "channels_first"
     return 1 if first else rank - 1
+
+
+def sum_over_replicas(value: Tensor) -> Tensor:
+    """The sum of `value` over all replicas, the same on each of them."""
+    context = replica_context()
+    return value if context is None else context.all_reduce("sum", value)
+
+
+def count_examples(activity: Tensor) -> Tensor:
+    """The number of examples in the global batch, in the dtype of `activity`."""
+    count = ops.cast(ops.shape(activity)[0], activity.dtype)
+    return ops.stop_gradient(sum_over_replicas(count))
 
 
 def output_units(layer: keras.layers.Layer, reduction: Reduction) -> int | None:

@@ -21,12 +21,12 @@ from keras_powerlaw.arguments import (
     validate_number,
     validate_verbose,
 )
-from keras_powerlaw.backends import count_examples, of_first_process
+from keras_powerlaw.backends import of_first_process
 from keras_powerlaw.layers import plain_layers, validate_model
 from keras_powerlaw.penalty import covariance
 from keras_powerlaw.progress import Progress
 from keras_powerlaw.spectrum import Covariance
-from keras_powerlaw.units import to_samples
+from keras_powerlaw.units import count_examples, to_samples
 
 # The factor was found in all cases where this times ε ‖Σ‖_F was added, with a margin of
 # four: covariances of any rank of up to 1,500 units and 3,000 examples.
