@@ -159,6 +159,18 @@ def require_called(model: keras.Model, layer: keras.layers.Layer) -> None:
             )
 
 
+def require_found_in_a_step(name: str) -> None:
+    """Raises a `ValueError` if a training step can't find out the units of a layer.
+
+    On JAX, it can create no variables for them.
+    """
+    if keras.backend.backend() == "jax":
+        raise ValueError(
+            f"The number of units of layer '{name}' is not known yet. Call the model "
+            "on a batch first."
+        )
+
+
 def require_training_argument(model: keras.Model) -> None:
     """Raises a `ValueError` if a model's `call()` is not told whether it trains.
 

@@ -33,6 +33,7 @@ from keras_powerlaw.keras_internals import (
 from keras_powerlaw.layers import (
     find_layers,
     require_called,
+    require_found_in_a_step,
     require_one_output,
     require_training_argument,
     unique_names,
@@ -333,11 +334,8 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             units = output_units(layer, self._reduction)
             if units is not None:
                 widths.append((name, units))
-            elif keras.backend.backend() == "jax":  # elsewhere, the first step tells
-                raise ValueError(
-                    f"The number of units of layer '{name}' is not known yet. Call the "
-                    "model on a batch first."
-                )
+            else:
+                require_found_in_a_step(name)
         require_memory(widths)
         with creating_state(self.model):
             for name, layer in self._found.items():

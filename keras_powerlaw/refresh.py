@@ -38,6 +38,7 @@ from keras_powerlaw.layers import (
     layers_to_renew,
     layers_with_basis,
     named_layers,
+    require_found_in_a_step,
     require_training_argument,
     unique_names,
 )
@@ -401,11 +402,8 @@ def _keep_samples(model: keras.Model) -> None:
     for layer, units in zip(layers, widths, strict=True):
         if units is not None:
             validate_width(layer.activity_regularizer, units)
-        elif keras.backend.backend() == "jax":  # elsewhere, the first step finds it out
-            raise ValueError(
-                f"The number of units of layer '{layer.name}' is not known yet. Call "
-                "the model on a batch first."
-            )
+        else:
+            require_found_in_a_step(layer.name)
     named = zip((layer.name for layer in layers), widths, strict=True)
     require_memory([(name, units) for name, units in named if units is not None])
     with creating_state(model):
@@ -550,6 +548,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self._watches: dict[str, PenaltyWatch] = {}
         self._course = Course(refreshes=self._course.refreshes)
         self._steps_in_epoch = 0
+        self._every: int | None = None
         self._sample: Any = None
         continues = self.model is self._trained
         if self.x is None:
@@ -573,6 +572,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             if found := read_backup(self.backup, self.model):
                 self._course, self._figures = found
             self._began_at = steps_taken(self.model)
+        self._every = self._steps_between_refreshes()
         if begins and self.x is not None:
             self._draw()
         is_first = self._course.last_refresh < 0
@@ -581,7 +581,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         step, last = self._course.steps + batch, self._course.last_refresh
-        every = self._steps_between_refreshes()
+        every = self._every
         if last < 0 or (every is not None and step - last >= every):
             self._refresh(step)
 
@@ -639,6 +639,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             return
         self._course.refreshes += 1
         self._course.last_refresh = step
+        self._every = self._steps_between_refreshes()  # now that widths are known
         if is_first and step and not silent and self.verbose != 0:
             print(f"\nThe spectral penalty begins with step {step + 1}.", flush=True)
         layers = named_layers(self.model)
