@@ -27,6 +27,7 @@ from keras_powerlaw.backends import (
     write_rows,
 )
 from keras_powerlaw.keras_internals import retrace, strategy_of
+from keras_powerlaw.penalty import direction_groups
 
 # A penalty under which a layer loses its directions yields by this factor, …
 YIELDING = 0.1
@@ -47,31 +48,40 @@ class Eigenbasis:
     Args:
         layer: The Keras layer whose state they are.
         first: The 1-based index τ.
+        always: The number of directions, v_τ first, that no step leaves out.
 
     Attributes:
         status: `"absent"`: there is nothing, and a training step without it is an
             error. `"waiting"`: there is room for the eigenvectors, zeros, along which
             there is no variance, and so no penalty. `"known"`: a refresh has found
             them.
-        vectors: Variable of shape `(units, units − τ + 1)`, or None if absent.
         share: Variable: λ_τ / Σₙ λₙ over n ≥ τ, or None.
         strength: Variable: the factor to which the penalty has yielded, or None.
         yielded_to: Its value, which on JAX can't be read within `fit()`.
         window: The latest samples in training, or None if they are not kept.
     """
 
-    def __init__(self, layer: keras.layers.Layer, first: int) -> None:
+    def __init__(self, layer: keras.layers.Layer, first: int, always: int = 0) -> None:
         self._layer = layer
         self._first = first
+        self._always = always
         self.window: ActivationWindow | None = None
         self._forget_vectors()
 
     def _forget_vectors(self) -> None:
         self.status: Literal["absent", "waiting", "known"] = "absent"
-        self.vectors: Any = None
+        self._columns: Any = None
         self.share: Any = None
         self.strength: Any = None
+        self._steps: Any = None
         self.yielded_to = 1.0
+
+    @property
+    def vectors(self) -> Tensor | None:
+        """v_τ … v_N in columns, `(units, units − τ + 1)`, or None if absent."""
+        if self.status == "absent" or len(self._groups) == 1:
+            return self._columns
+        return ops.take(self._columns, np.argsort(self._order), axis=1)
 
     def make_room(self, units: int) -> None:
         """Creates the variables, if they are absent."""
@@ -79,7 +89,13 @@ class Eigenbasis:
             return
         shape = (units, units - self._first + 1)
         dtype = product_dtype(units)
-        self.vectors = state_variable(self._layer, "basis", shape, dtype)
+        self._every_step, self._groups = direction_groups(shape[1], self._always)
+        self._order = np.append(np.arange(self._every_step), self._groups)
+        self._steps = state_variable(
+            self._layer, "steps", (), "int", synchronization="on_read"
+        )
+        # The columns of every step come first, then group after group.
+        self._columns = state_variable(self._layer, "basis", shape, dtype)
         self.share = state_variable(self._layer, "share", (), "float32")
         self.strength = state_variable(self._layer, "strength", (), "float32", "ones")
         self.status = "waiting"
@@ -101,13 +117,42 @@ class Eigenbasis:
         """Stores v_τ … v_N, share and strength."""
         self.make_room(vectors.shape[0])
         for variable, value in (
-            (self.vectors, vectors),
+            (self._columns, ops.take(vectors, self._order, axis=1)),
             (self.share, np.float32(share)),
             (self.strength, np.float32(strength)),
         ):
             variable.assign(of_first_process(value, variable))
         self.yielded_to = strength
         self.status = "known"
+
+    def count_step(self) -> Tensor:
+        """The number of training steps before this one, which is counted."""
+        step = ops.convert_to_tensor(self._steps)
+        self._steps.assign(step + 1)
+        return step
+
+    def directions(self, step: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The directions that a training step uses.
+
+        Args:
+            step: The number of steps before it, or None for all directions.
+
+        Returns:
+            Directions in columns, the 0-based index n − τ of each, and how many
+            directions each one stands for.
+        """
+        groups, size = self._groups.shape
+        if step is None or groups == 1:
+            return self._columns, self._order, ops.ones(len(self._order))
+        every, turn = self._every_step, step % groups
+        columns = ops.convert_to_tensor(self._columns)
+        start = ops.stack([ops.zeros_like(turn), every + turn * size])
+        group = ops.slice(columns, start, (columns.shape[0], size))
+        directions = ops.concatenate([columns[:, :every], group], axis=1)
+        indices = ops.take(ops.convert_to_tensor(self._groups), turn, axis=0)
+        indices = ops.append(ops.arange(every, dtype=indices.dtype), indices)
+        weights = np.repeat([1.0, groups], [every, size])
+        return directions, indices, ops.convert_to_tensor(weights, "float32")
 
     def weaken(self) -> None:
         """Lets the penalty yield."""
@@ -142,7 +187,7 @@ class Eigenbasis:
         if self.window is not None:
             self.window.close()
             self.window = None
-        for name in ("basis", "share", "strength"):
+        for name in ("basis", "share", "strength", "steps"):
             discard_state(self._layer, name)
         self._forget_vectors()
 
@@ -153,6 +198,8 @@ class Eigenbasis:
             for name in ("vectors", "share", "strength"):
                 value = ops.cast(getattr(self, name), "float32")
                 arrays[name] = ops.convert_to_numpy(value)
+            steps = parts_of_replicas(self._steps)
+            arrays["steps"] = np.array([int(part) for part in steps])
         return arrays
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -160,6 +207,9 @@ class Eigenbasis:
         if "vectors" in arrays:
             share, strength = (float(arrays[name]) for name in ("share", "strength"))
             self.assign(arrays["vectors"], share, strength)
+            parts = parts_of_replicas(self._steps)
+            for part, steps in zip(parts, arrays["steps"], strict=True):
+                part.assign(steps)
         if self.window is not None:
             self.window.restore(arrays)
 

@@ -62,9 +62,9 @@ except ImportError as error:
 
 @dataclasses.dataclass
 class _Call:
-    """The activations of one call and, once it has been requested, their loss."""
+    """What one call recorded and, once it has been requested, its loss."""
 
-    activity: Tensor
+    recorded: tuple[Any, ...]
     loss: Tensor = None
 
 
@@ -74,8 +74,8 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
     Training and `evaluate()` read the losses. `predict()`, attacks and exported graphs
     do not, and so skip the work.
 
-    Subclasses call `record(activity)` in their `call()`, and define
-    `loss_of(activity)`.
+    Subclasses call `record(…)` in their `call()`, and define `loss_of(…)` of the same
+    arguments.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -87,12 +87,12 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
         )
         self._calls_of_thread = threading.local()
 
-    def record(self, activity: Tensor) -> None:
-        """Stores the activations of one call, which adds one entry to `losses`."""
-        self._calls().append(_Call(activity))
+    def record(self, *recorded: Any) -> None:
+        """Stores what the loss of one call needs, which adds one entry to `losses`."""
+        self._calls().append(_Call(recorded))
 
-    def loss_of(self, activity: Tensor) -> Tensor:
-        """The loss of one call's activations, a scalar."""
+    def loss_of(self, *recorded: Any) -> Tensor:
+        """The loss of one call, a scalar."""
         raise NotImplementedError
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
@@ -107,7 +107,7 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
         for call in calls:
             if call.loss is None:
                 # Keras adds up losses in floatx.
-                loss = self.loss_of(call.activity)
+                loss = self.loss_of(*call.recorded)
                 call.loss = ops.cast(loss, keras.backend.floatx())
         return [call.loss for call in calls]
 

@@ -28,6 +28,14 @@ from keras_powerlaw.units import count_examples, sum_over_replicas
 SMALLEST_RATIO = 1e-7
 # In a batch of fewer samples, λ_τ is too noisy a target; docs/theory.md derives it.
 FEWEST_FOR_ANCHOR = 16
+# What the gradient of the default form may be, of a task's that is about 5, …
+BOUND = 3.0
+# … after so many steps. In the first ones, a penalty keeps a network from learning.
+STEPS_TO_BOUND = 200
+# A step uses a part of the directions where each of at most so many parts has at least
+# so many: docs/cost.md has what they save and cost.
+MOST_GROUPS = 8
+DIRECTIONS_PER_GROUP = 125
 
 
 @runtime_checkable
@@ -192,25 +200,123 @@ def spectral_penalty(
         Nassar et al. (2020), eq. (2).
     """
     width = tau - 1 + tail.shape[0]
+    decay = ops.cast(relative_levels(target, tau, width), tail.dtype)
+    return (beta / width) * spectral_distance(tail, decay, 1.0, tau, form, anchor)
+
+
+def relative_levels(
+    target: float | Target, tau: int, width: int
+) -> NDArray[np.float64]:
+    """tₙ/t_τ of a target at n = τ … N."""
     levels = as_target(target).levels(np.arange(tau, width + 1))
-    decay = ops.cast(levels / levels[0], tail.dtype)
-    known = ops.sum(tail) if form == "nearest" else tail[0]
+    return np.asarray(levels / levels[0])
+
+
+def spectral_distance(
+    variances: Tensor,
+    decay: Tensor,
+    weights: Any,
+    tau: int,
+    form: Form,
+    anchor: Tensor | None = None,
+    bound: Tensor | None = None,
+) -> Tensor:
+    """Σₙ wₙ dₙ over some directions, whose dₙ are those of `spectral_penalty()`.
+
+    Args:
+        variances: Tensor of shape `(directions,)`: λₙ. The first are λ_τ, with
+            `form="paper"`, or λ_τ … λ_4τ, with `"log"`.
+        decay: Tensor of the same shape: tₙ/t_τ.
+        weights: How many directions each of them stands for, a number or a tensor.
+        tau: Index τ.
+        form: As for `spectral_penalty()`.
+        anchor: Likewise.
+        bound: With `"nearest"`, what √(Σₙ wₙ λₙ (∂dₙ/∂λₙ)²), which is in proportion to
+            the gradient with respect to the activations, may be. The gradient is scaled
+            down to it; the value stays. Defaults to `None`: anything.
+
+    Returns:
+        A scalar.
+    """
+    known = ops.sum(variances) if form == "nearest" else variances[0]
     # `not_equal`, so that NaN propagates and does not count as a missing target.
     has_target = ops.not_equal(known, 0)
-    tail = ops.where(has_target, tail, decay)
+    variances = ops.where(has_target, variances, decay)
+    levels = variances / decay
     if form == "paper":
-        level = tail[0] if anchor is None else ops.where(has_target, anchor, 1)
+        level = levels[0] if anchor is None else ops.where(has_target, anchor, 1)
+    elif form == "log":
+        band = levels[: 3 * tau + 1]
+        level = ops.exp(ops.mean(ops.log(ops.maximum(band, SMALLEST_RATIO * band[0]))))
     else:
-        level = _level_of_nearest(tail / decay, tau, form)
+        shares = weights * ops.ones_like(levels)
+        shares = shares / ops.sum(shares)
+        mean = ops.sum(shares * levels)
+        level = mean * ops.sum(shares * ops.square(levels / mean))  # at any scale
     # Exactly 1 where λ_τ is the anchor, at the kink of eq. (2).
-    ratios = tail / (ops.stop_gradient(level) * decay)
+    gammas = ops.stop_gradient(level) * decay
+    ratios = variances / gammas
     if form == "log":
         terms = ops.square(ops.log(ops.maximum(ratios, SMALLEST_RATIO)))
     else:
         terms = ops.square(ratios - 1)
     if form == "paper":
         terms = terms + ops.relu(ratios - 1)
-    return ops.where(has_target, ops.sum(terms) * (beta / width), 0)
+    distance = ops.sum(weights * terms)
+    if bound is not None:
+        slopes = ops.stop_gradient(2 * (ratios - 1) / gammas)
+        size = ops.sqrt(ops.sum(weights * ops.square(slopes) * variances))
+        yields = ops.stop_gradient(bound / ops.maximum(size, bound))
+        distance = yields * distance + ops.stop_gradient((1 - yields) * distance)
+    return ops.where(has_target, distance, 0)
+
+
+def direction_groups(count: int, always: int) -> tuple[int, NDArray[np.int64]]:
+    """Parts of the directions n = τ … N that take turns, a step each.
+
+    The sum of the penalty over one part, in which the directions that take turns count
+    as often as there are parts, is an unbiased estimate of the whole sum.
+
+    Args:
+        count: Number of directions.
+        always: Number of the first directions that are in every part.
+
+    Returns:
+        How many directions are in every part, `always` or a few more, and the others:
+        their 0-based indices, one part per row, every part evenly spread.
+    """
+    groups = min(MOST_GROUPS, max(1, (count - always) // DIRECTIONS_PER_GROUP))
+    always += (count - always) % groups
+    return always, np.arange(always, count).reshape(-1, groups).T
+
+
+def gradient_bound(activity: Tensor, beta: float, step: Tensor) -> Tensor:
+    """The bound of `spectral_distance()` with which a penalty yields to the task.
+
+    The gradient of the penalty R with respect to a batch of activations A, B × N, of
+    mean μ, is then at most
+
+        ‖∂R/∂A‖ ≤ s/‖A − μ‖,  s = 3 min(1, t/200)
+
+    in the Frobenius norm, in step t of training. That of a task's loss is about
+    5/‖A − μ‖, whatever the layer and its width, once the network has begun to learn;
+    docs/theory.md has figures.
+
+    Args:
+        activity: Floating-point tensor of shape `(batch, units)`.
+        beta: Strength β.
+        step: The number t of this step, 1 at first.
+
+    Returns:
+        A scalar: s N √(B − 1)/(2β ‖A − μ‖).
+    """
+    activity = ops.stop_gradient(activity)
+    count = count_examples(activity)
+    mean = sum_over_replicas(ops.sum(activity, axis=0)) / count
+    squares = sum_over_replicas(ops.sum(ops.square(activity - mean)))
+    share = ops.minimum(1.0, ops.cast(step, activity.dtype) / STEPS_TO_BOUND)
+    scale = ops.sqrt(ops.maximum(count - 1, 1) / ops.maximum(squares, 1e-30))
+    return BOUND * share * activity.shape[1] / (2 * beta) * scale
 
 
 def steady_anchor(tail: Tensor, share: Tensor, count: Tensor) -> Tensor:
@@ -219,7 +325,8 @@ def steady_anchor(tail: Tensor, share: Tensor, count: Tensor) -> Tensor:
     The mean of the inverse square of λ̂_τ is infinite for up to five samples.
 
     Args:
-        tail: The estimates λ̂_τ … λ̂_N, of shape `(N − tau + 1,)`.
+        tail: The estimates λ̂_τ … λ̂_N, or, of a part of them, each times the number of
+            directions that it stands for.
         share: λ_τ / (λ_τ + … + λ_N) at the last refresh; zero if it is unknown.
         count: The number of samples.
 
@@ -229,12 +336,3 @@ def steady_anchor(tail: Tensor, share: Tensor, count: Tensor) -> Tensor:
     steady = ops.convert_to_tensor(share) * ops.sum(tail)
     is_noise = ops.logical_and(count < FEWEST_FOR_ANCHOR, ops.not_equal(steady, 0))
     return ops.where(is_noise, steady, tail[0])
-
-
-def _level_of_nearest(levels: Tensor, tau: int, form: Form) -> Tensor:
-    """γ_τ of the nearest target, on which all levels λₙ t_τ/tₙ are the same."""
-    if form == "log":
-        band = levels[: 3 * tau + 1]
-        return ops.exp(ops.mean(ops.log(ops.maximum(band, SMALLEST_RATIO * band[0]))))
-    mean = ops.mean(levels)
-    return mean * ops.mean(ops.square(levels / mean))  # whatever their scale

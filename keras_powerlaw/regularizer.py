@@ -22,7 +22,10 @@ from keras_powerlaw.keras_internals import DeferredLoss
 from keras_powerlaw.penalty import (
     PowerLaw,
     exact_variances,
+    gradient_bound,
     projected_variances,
+    relative_levels,
+    spectral_distance,
     spectral_penalty,
     steady_anchor,
 )
@@ -162,7 +165,9 @@ class SpectralActivityRegularizer(
         self.exact = validate_boolean("exact", exact)
         self.form = cast(Form, validate_choice("form", form, get_args(Form)))
         self.reduction = validate_reduction(reduction)
-        self.eigenbasis = Eigenbasis(self, first=self.tau)
+        # Directions without which a form has no level.
+        always = {"nearest": 0, "paper": 1, "log": 3 * self.tau + 1}[self.form]
+        self.eigenbasis = Eigenbasis(self, self.tau, always)
         self.units: int | None = None  # known once the layer has been called
         self.watcher: Any = None  # of a SpectrumMonitor
         self.supports_masking = True  # which it ignores
@@ -173,7 +178,7 @@ class SpectralActivityRegularizer(
             self.supports_jit = False
 
     @property
-    def basis(self) -> keras.Variable | None:
+    def basis(self) -> Tensor | None:
         """Eigenvectors v_τ … v_N in columns, `(units, units − τ + 1)`, or None."""
         known = self.eigenbasis.status == "known"
         return self.eigenbasis.vectors if known else None
@@ -198,7 +203,8 @@ class SpectralActivityRegularizer(
                 basis.write(ops.stop_gradient(samples))
             # With β = 0, nothing of the penalty, not even NaN, reaches the weights.
             if self.beta and (self.exact or basis.status != "absent"):
-                self.record(samples)
+                counts = training and not self.exact
+                self.record(samples, basis.count_step() if counts else None)
         # Since version 3.14, Keras divides the value that an activity regularizer
         # returns by the batch size. The penalty therefore goes through `losses`.
         return ops.zeros(())
@@ -222,23 +228,37 @@ class SpectralActivityRegularizer(
     def _samples_of(self, activity: Tensor) -> Tensor:
         return to_samples(ops.cast(activity, "float32"), self.reduction)
 
-    def loss_of(self, samples: Tensor) -> Tensor:
-        """The penalty of a batch of samples, `(samples, units)`."""
+    def loss_of(self, samples: Tensor, step: Tensor | None = None) -> Tensor:
+        """The penalty of a batch of samples, `(samples, units)`.
+
+        Args:
+            samples: The samples.
+            step: In training, the number of steps before this one, which says which
+                directions it uses, and how far the penalty may go. Defaults to `None`.
+        """
         validate_width(self, samples.shape[1])
         if self.exact:
             return self.penalty_of(exact_variances(samples)[self.tau - 1 :])
         basis = self.eigenbasis
-        tail = projected_variances(samples, basis.vectors)
-        anchor = None
+        vectors, n, weights = basis.directions(step)
+        variances = projected_variances(samples, vectors)
+        decay = relative_levels(self.target, self.tau, samples.shape[1])
+        decay = ops.take(ops.convert_to_tensor(decay.astype("float32")), n)
+        anchor = bound = None
         if self.form == "paper":
+            tail = weights * variances
             anchor = steady_anchor(tail, basis.share, count_examples(samples))
-        return ops.convert_to_tensor(basis.strength) * self.penalty_of(tail, anchor)
-
-    def penalty_of(self, tail: Tensor, anchor: Tensor | None = None) -> Tensor:
-        """The penalty of the eigenvalues λ_τ … λ_N."""
-        return spectral_penalty(
-            tail, self.target, self.tau, self.beta, self.form, anchor
+        if self.form == "nearest" and step is not None:
+            bound = gradient_bound(samples, self.beta, step + 1)
+        distance = spectral_distance(
+            variances, decay, weights, self.tau, self.form, anchor, bound
         )
+        strength = ops.convert_to_tensor(basis.strength)
+        return strength * (self.beta / samples.shape[1]) * distance
+
+    def penalty_of(self, tail: Tensor) -> Tensor:
+        """The penalty of the eigenvalues λ_τ … λ_N."""
+        return spectral_penalty(tail, self.target, self.tau, self.beta, self.form)
 
     # The basis is a variable but not a weight, like a seed generator's state. It is
     # in no file and not in `get_weights()`: regularized and plain models can exchange

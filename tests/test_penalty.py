@@ -13,8 +13,12 @@ from keras_powerlaw.penalty import (
     PowerLaw,
     as_target,
     covariance,
+    direction_groups,
     exact_variances,
+    gradient_bound,
     projected_variances,
+    relative_levels,
+    spectral_distance,
     spectral_penalty,
     steady_anchor,
 )
@@ -216,6 +220,45 @@ class TestGradientForActivations:
         for before, after in ((basis, rotation.T @ basis), (None, None)):
             found, expected = penalty_of(rotated, after), penalty_of(x, before)
             np.testing.assert_allclose(float(found), float(expected), rtol=1e-4)
+
+
+class TestYielding:
+    @pytest.mark.parametrize(("step", "most"), [(1, 0.015), (100, 1.5), (999, 3.0)])
+    def test_scales_the_gradient_down_to_its_bound_and_keeps_the_value(
+        self, step, most
+    ):
+        rng = np.random.default_rng(2)
+        activity = rng.normal(size=(50, 30)) * np.arange(1, 31) ** -1.5
+        basis = ops.convert_to_tensor(reference.orthonormal(30, rng).astype("float32"))
+
+        def distance(x, bound):
+            decay = ops.cast(relative_levels(0.1, 5, 30), "float32")
+            variances = projected_variances(x, basis)[4:]
+            return spectral_distance(variances, decay, 1.0, 5, "nearest", bound=bound)
+
+        value, gradient = value_and_gradient(lambda x: distance(x, None), activity)
+        found = value_and_gradient(
+            lambda x: distance(x, gradient_bound(x, 2.0, step)), activity
+        )
+        # β/N = 2/30 of the distance is the penalty.
+        bound = most / np.linalg.norm(activity - activity.mean(axis=0)) * 30 / 2
+        norm = np.linalg.norm(gradient)
+        np.testing.assert_allclose(found[0], value, rtol=1e-5)
+        np.testing.assert_allclose(
+            found[1], gradient * min(1, bound / norm), rtol=1e-3, atol=1e-5 * bound
+        )
+        assert (norm > bound) == (step < 999)
+
+
+@pytest.mark.parametrize(
+    ("count", "always", "shape"), [(200, 0, (1, 200)), (1991, 31, (8, 245))]
+)
+def test_groups_share_the_directions_evenly(count, always, shape):
+    every, groups = direction_groups(count, always)
+    assert groups.shape == shape and always <= every < always + len(groups)
+    everything = np.append(np.arange(every), groups)
+    np.testing.assert_array_equal(np.sort(everything), np.arange(count))
+    assert np.all(np.diff(groups, axis=1) == len(groups))
 
 
 def unit_variances(activity):

@@ -217,6 +217,27 @@ class TestTrainingLoss:
             expected = np.sum((ratios - 1) ** 2 + np.maximum(0, ratios - 1)) / UNITS
             np.testing.assert_allclose(penalty_of(model, x), expected, rtol=1e-4)
 
+    @pytest.mark.parametrize("form", FORMS)
+    def test_of_wide_layers_is_estimated_from_directions_that_take_turns(self, form):
+        rng = np.random.default_rng(0)
+        samples = rng.normal(size=(64, 400)) * np.arange(1, 401) ** -0.4
+        regularizer = kp.SpectralActivityRegularizer(form=form)
+        regularizer.eigenbasis.renew(
+            reference.orthonormal(400, rng).astype("float32"), np.ones(400)
+        )
+        value, gradient = value_and_gradient(regularizer.loss_of, samples)
+        steps = [ops.convert_to_tensor(step) for step in range(996, 1002)]
+        turns = [
+            value_and_gradient(lambda x, t=t: regularizer.loss_of(x, t), samples)
+            for t in steps
+        ]
+        # In the default form, each group has a level of its own.
+        tolerance = 0.2 if form == "nearest" else 1e-4
+        assert np.mean([turn[0] for turn in turns]) == pytest.approx(value, tolerance)
+        error = np.linalg.norm(np.mean([turn[1] for turn in turns], axis=0) - gradient)
+        assert error <= tolerance * np.linalg.norm(gradient)
+        assert turns[0][0] != pytest.approx(turns[1][0], 1e-4)
+
     def test_is_finite_with_dead_units(self, data):
         model = regularized_model()
         kernel, *rest = model.get_weights()
@@ -238,7 +259,7 @@ class TestTrainingLoss:
         regularizer, computed = regularizer_of(model), []
         loss_of = regularizer.loss_of
         monkeypatch.setattr(
-            regularizer, "loss_of", lambda x: computed.append(x) or loss_of(x)
+            regularizer, "loss_of", lambda *x: computed.append(x) or loss_of(*x)
         )
         model.predict(data[0], verbose=0)
         model(data[0])
