@@ -129,8 +129,26 @@ def parts_of_replicas(variable: keras.Variable) -> list[Any]:
 
 
 def steps_taken(model: keras.Model) -> int:
-    """The number of steps that the optimizer of a model has taken."""
-    return int(parts_of_replicas(model.optimizer.iterations)[0])
+    """The number of updates that the optimizer of a model has made."""
+    iterations = model.optimizer.iterations
+    # A tensor, if the optimizer accumulates gradients.
+    if isinstance(iterations, keras.Variable):
+        [iterations, *_] = parts_of_replicas(iterations)
+    return int(iterations)
+
+
+def is_recorded(tensor: Tensor) -> bool:
+    """Whether gradients are recorded with respect to weights behind `tensor`.
+
+    JAX can't tell.
+    """
+    if keras.backend.backend() == "torch":
+        return bool(tensor.requires_grad)
+    if keras.backend.backend() == "tensorflow":
+        from tensorflow.python.eager import record
+
+        return bool(record.could_possibly_record())
+    return False
 
 
 def share_of_replica(loss: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import threading
+import warnings
 import weakref
 from typing import Any
 
@@ -270,6 +272,34 @@ def retrace(model: keras.Model) -> None:
     if model.compiled:
         model.make_train_function(force=True)
         model.make_test_function(force=True)
+
+
+def warn_at_step(model: keras.Model, step: int, message: str) -> None:
+    """Warns once, when a compiled model has trained by so many more steps.
+
+    A compiled step runs no Python of ours, so its function is counted from outside.
+    """
+    if not model.compiled:
+        return
+    stop_warning(model)
+    model.make_train_function()
+    function, calls = model.train_function, itertools.count(1)
+
+    def counted(*args: Any) -> Any:
+        if next(calls) == step:
+            warnings.warn(message, stacklevel=2)
+            stop_warning(model)
+        return function(*args)
+
+    counted.function = function  # type: ignore[attr-defined]
+    model.train_function = counted
+
+
+def stop_warning(model: keras.Model) -> None:
+    """Undoes `warn_at_step()`."""
+    model.train_function = getattr(
+        model.train_function, "function", model.train_function
+    )
 
 
 def strategy_of(model: keras.Model) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import inspect
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -183,6 +184,15 @@ def require_training_argument(model: keras.Model) -> None:
             "are its activations in training (or give `x`, the training data)",
             f"'{model.name}', whose `call()` has none",
         )
+
+
+def is_frozen(model: keras.Model, layer: keras.layers.Layer) -> bool:
+    """Whether training changes nothing that the layer computes, as far as is known."""
+    if not is_sequential_or_functional(model):
+        return not model.trainable_weights
+    _, *layers = plain_layers(model)
+    before = itertools.takewhile(lambda each: each is not layer, layers)
+    return not any(each.trainable_weights for each in (*before, layer))
 
 
 def is_sequential_or_functional(model: Any) -> bool:

@@ -32,9 +32,15 @@ from keras_powerlaw.arguments import (
 )
 from keras_powerlaw.backends import is_on_host, steps_taken
 from keras_powerlaw.backup import Course, read_backup, write_backup
-from keras_powerlaw.basis import creating_state
-from keras_powerlaw.keras_internals import hold_current_weights, strategy_of
+from keras_powerlaw.basis import ActivationWindow, creating_state
+from keras_powerlaw.keras_internals import (
+    hold_current_weights,
+    stop_warning,
+    strategy_of,
+    warn_at_step,
+)
 from keras_powerlaw.layers import (
+    is_frozen,
     layers_to_renew,
     layers_with_basis,
     named_layers,
@@ -61,6 +67,9 @@ from keras_powerlaw.watch import PenaltyWatch
 EVERY_STEPS = 20
 FEWEST_STEPS = 5
 UNITS_PER_STEP = 25
+
+# A basis that has not been renewed for so many steps is one that was forgotten.
+PATIENCE = 200
 
 # Examples of `x` that are enough; narrow layers benefit from more, at no cost.
 EXAMPLES_PER_UNIT = 5
@@ -90,8 +99,8 @@ def refresh_eigenbasis(
 
     Without data, Σ is that of the activations in the latest training steps, in float32.
     The first call, which must come before such a step is compiled, makes them keep
-    their activations. Until there are two samples per unit, nothing is renewed, and
-    training goes on without the penalty.
+    their activations. Until a layer has two samples per unit, it trains without the
+    penalty.
 
     Call it on the model that you train or evaluate: after loading a saved model, or
     in a custom training loop. Within `fit()`, use `EigenbasisRefresh`.
@@ -144,7 +153,7 @@ def refresh_eigenbasis(
         Nassar et al. (2020), eq. (3) and section 3.2.
     """
     if x is not None:
-        renewals = _renew_from_data(model, x, max_samples, batch_size, seed, verbose)
+        found = _renew_from_data(model, x, max_samples, batch_size, seed, verbose)
     elif max_samples is not None:
         raise invalid_value(
             "max_samples",
@@ -154,8 +163,23 @@ def refresh_eigenbasis(
     else:
         validate_verbose(verbose)
         _keep_samples(model)
-        renewals = _renew_from_steps(model) or {}
-    return {name: renewal.spectrum for name, renewal in renewals.items()}
+        found = _renew_from_steps(model) or {}
+    _expect_renewal(model, PATIENCE)
+    return {
+        name: each.spectrum for name, each in found.items() if isinstance(each, Renewal)
+    }
+
+
+def _expect_renewal(model: keras.Model, steps: int) -> None:
+    """Warns if the model trains by so many steps before its bases are renewed."""
+    warn_at_step(
+        model,
+        steps,
+        "The penalty is measured along an eigenbasis that is not renewed any more: the "
+        "loss can say that it is met while the spectrum is not. Pass `callbacks="
+        "[keras_powerlaw.EigenbasisRefresh()]` to every `fit()`, or call "
+        "`keras_powerlaw.refresh_eigenbasis()` every few steps.",
+    )
 
 
 class Renewal(NamedTuple):
@@ -176,24 +200,25 @@ def renew_bases(
     found: Mapping[str, Covariance | CovarianceOnDevice | Degenerate],
     keeps_degenerate: bool = False,
     measures: bool = True,
-) -> dict[str, Renewal]:
+) -> dict[str, Renewal | Degenerate]:
     """Gives every layer the eigenvectors of its covariance, Σ = V Λ Vᵀ, eq. (3).
 
     Args:
         model: The model that is trained.
         found: The covariance of each layer by name or path, or why there is none.
         keeps_degenerate: Whether a layer whose activations have become degenerate keeps
-            the basis that it has, with a warning.
+            the basis that it has, in which its penalty then yields.
         measures: Whether to measure, besides, how good the old bases were.
 
     Returns:
-        A `Renewal` per name of a layer that has a new basis; none if nothing is
-        measured.
+        For each name of a layer that has a new basis, if it was measured, a `Renewal`;
+        for each that keeps its old one, the reason.
 
     Raises:
         Degenerate: If a layer is degenerate that has no basis, or may not keep it.
     """
-    layers, new, renewals = named_layers(model), [], {}
+    layers, new = named_layers(model), []
+    renewals: dict[str, Renewal | Degenerate] = {}
     for name, sigma in found.items():
         regularizer = layers[name].activity_regularizer
         try:
@@ -209,14 +234,7 @@ def renew_bases(
             if not keeps_degenerate or regularizer.eigenbasis.status != "known":
                 raise
             regularizer.eigenbasis.weaken()
-            warnings.warn(
-                f"The eigenbasis of layer '{name}' could not be renewed; the penalty "
-                "goes on in the last one, at "
-                f"{regularizer.eigenbasis.yielded_to:.2g} of its strength. {error} If "
-                "this goes on, put the penalty on a batch normalization, give it a "
-                'smaller `beta`, or another form than "paper".',
-                stacklevel=2,
-            )
+            renewals[name] = error
     # Last, so that an error in one layer leaves all bases unchanged.
     is_new = any(basis.status == "absent" for basis, _, _ in new)
     with creating_state(model, is_new):
@@ -277,7 +295,7 @@ def _renew_from_data(
     seed: int,
     verbose: Verbose,
     keeps_degenerate: bool = False,
-) -> dict[str, Renewal]:
+) -> dict[str, Renewal | Degenerate]:
     """Renews the bases from a pass over `x` in inference mode."""
     progress = Progress("Eigenbasis", validate_verbose(verbose))
     layers = layers_to_renew(model)
@@ -302,26 +320,46 @@ def _renew_from_data(
 
 
 def _renew_from_steps(
-    model: keras.Model, keeps_degenerate: bool = False, measures: bool = True
-) -> dict[str, Renewal] | None:
+    model: keras.Model,
+    keeps_degenerate: bool = False,
+    measures: bool = True,
+    is_due: bool = True,
+) -> dict[str, Renewal | Degenerate] | None:
     """Renews the bases from the activations of the latest training steps.
 
+    Args:
+        model: The model that is trained.
+        keeps_degenerate: As for `renew_bases()`.
+        measures: Likewise.
+        is_due: Whether layers that have a basis need another.
+
     Returns:
-        None if a layer has too few samples yet; then nothing has changed.
+        None if no layer has enough samples for a basis that it needs.
     """
     layers = layers_to_renew(model)
     hold_current_weights(model)
-    windows = [layer.activity_regularizer.eigenbasis.window for layer in layers]
-    if not all(window.is_filled for window in windows):
-        return None
     found: dict[str, Any] = {}
-    names = unique_names(model, layers)
-    for name, layer, window in zip(names, layers, windows, strict=True):
-        try:
-            found[name] = covariance_of(window.samples(), layer.compute_dtype)
-        except Degenerate as error:
-            found[name] = Degenerate(f"Layer '{name}': {error}")
+    for name, layer in zip(unique_names(model, layers), layers, strict=True):
+        basis = layer.activity_regularizer.eigenbasis
+        if basis.window.is_filled and (is_due or basis.status != "known"):
+            samples = basis.window.samples()
+            try:
+                found[name] = covariance_of(samples, layer.compute_dtype)
+            except Degenerate as error:
+                found[name] = Degenerate(f"Layer '{name}': {error} {_cause(model)}")
+    if not found:
+        return None
     return renew_bases(model, found, keeps_degenerate, measures)
+
+
+def _cause(model: keras.Model) -> str:
+    """Where NaN in activations comes from."""
+    if all(bool(ops.all(ops.isfinite(each))) for each in model.trainable_weights):
+        return "All weights are finite: it is in the data."
+    return (
+        "It is in the weights, too: look for it in the data, and then take a smaller "
+        "learning rate."
+    )
 
 
 def covariance_of(
@@ -334,9 +372,14 @@ def covariance_of(
         computed_in: Dtype in which a layer computed them. Defaults to `"float32"`.
 
     Raises:
-        Degenerate: If there is NaN or infinity in the samples.
+        Degenerate: If there is NaN or infinity in the samples. Those of a layer that
+            computed in float16 may have some, which are left out.
     """
-    if not bool(ops.all(ops.isfinite(samples))):
+    finite = ops.convert_to_numpy(ops.all(ops.isfinite(samples), axis=1))
+    # Keras's loss scaling skips a step that overflows: it says nothing of the weights.
+    if computed_in == "float16" and finite.any():
+        samples = ops.take(samples, np.flatnonzero(finite), axis=0)
+    elif not finite.all():
         raise Degenerate("There is NaN or infinity in its activations.")
     if not is_on_host(samples):
         return CovarianceOnDevice(samples, computed_in)
@@ -434,9 +477,10 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     callback recomputes them from the activations of the last training steps: up to two
     and a half samples per unit, or 1,250 if that is more. By default it does so every
     N/25 steps for N units, but no more often than every 5 and no less than every 20.
-    Until there are two samples per unit, the penalty is left out; its beginning is
+    Until a layer has two samples per unit, its penalty is left out; its beginning is
     printed, and a warning if training ends before. Another `fit()` goes on with the
-    basis of the last one, unless the model has been compiled anew.
+    samples and the basis of the last one, unless the model has been compiled anew;
+    without the callback, it warns.
 
     Given data, it passes some of them through the model in inference mode instead, by
     default at the start of every epoch and every 20 steps within it. For the paper's
@@ -451,8 +495,8 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     `callback.spectra` has the `Spectrum` of each layer by name. Layers of equal names
     are logged by their paths, `tower/hidden_exponent`. A layer whose activations vary
-    in fewer than τ directions keeps its basis, and its penalty yields to a tenth, with
-    a warning; with every later refresh it doubles again.
+    in fewer than τ directions, or are not finite, keeps its basis, and its penalty
+    yields to a tenth, with a warning; with every later refresh it doubles again.
 
     A network can satisfy the penalty in a stale basis while its true spectrum stays the
     same. The callback warns if, for at least 200 steps and five refreshes, the
@@ -545,7 +589,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self._figures: dict[str, Any] = {}  # what is logged: exponent and staleness
 
     def on_train_begin(self, logs: Any = None) -> None:
+        stop_warning(self.model)
         self._watches: dict[str, PenaltyWatch] = {}
+        self._warned: set[str] = set()  # layers
         self._course = Course(refreshes=self._course.refreshes)
         self._steps_in_epoch = 0
         self._every: int | None = None
@@ -559,6 +605,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                 _forget_samples(self.model)
                 continues = False
             _keep_samples(self.model)
+        self._some_wait = self.x is None
         if not continues:  # nothing is left of another model, or of other weights
             self._forget()
         self._trained = self.model
@@ -582,8 +629,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         step, last = self._course.steps + batch, self._course.last_refresh
         every = self._every
-        if last < 0 or (every is not None and step - last >= every):
-            self._refresh(step)
+        is_due = last < 0 or (every is not None and step - last >= every)
+        if is_due or self._some_wait:
+            self._refresh(step, is_due)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._steps_in_epoch = batch + 1
@@ -604,10 +652,10 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self._sample = None  # frees its memory
         if self.backup:
             self.backup.unlink(missing_ok=True)
-        if self._course.last_refresh < 0:
-            self._end_without_basis()
+        self._warn_of_waiting()
         for watch in self._watches.values():
             watch.end()
+        _expect_renewal(self.model, 1)
 
     def _steps_between_refreshes(self) -> int | None:
         if self.every_steps is not None or self.every_epochs is not None:
@@ -616,15 +664,16 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         steps = max(widths, default=0) // UNITS_PER_STEP
         return int(np.clip(steps, FEWEST_STEPS, EVERY_STEPS))
 
-    def _refresh(self, step: int) -> None:
-        is_first = self._course.last_refresh < 0
+    def _refresh(self, step: int, is_due: bool = True) -> None:
+        """Renews the bases, or, before that is due, begins with layers that wait."""
         silent = self.verbose == "auto" and not (self.params or {}).get("verbose", 1)
-        renewals: dict[str, Renewal] | None
+        renewals: dict[str, Renewal | Degenerate] | None
         if self.x is None:
             # To measure a narrow layer takes longer than to renew its basis.
             every = -(-EVERY_STEPS // (self._steps_between_refreshes() or EVERY_STEPS))
-            measures = is_first or self._course.refreshes % every == 0
-            renewals = _renew_from_steps(self.model, not is_first, measures)
+            is_first = self._course.last_refresh < 0
+            measures = is_first or not is_due or self._course.refreshes % every == 0
+            renewals = _renew_from_steps(self.model, True, measures, is_due)
         else:
             renewals = _renew_from_data(
                 self.model,
@@ -633,26 +682,61 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                 self.batch_size,
                 self.seed + self._course.refreshes,
                 0 if silent else self.verbose,
-                keeps_degenerate=not is_first,
+                keeps_degenerate=True,
             )
         if renewals is None:  # not enough samples yet
             return
-        self._course.refreshes += 1
-        self._course.last_refresh = step
+        if is_due:
+            self._course.refreshes += 1
+            self._course.last_refresh = step
         self._every = self._steps_between_refreshes()  # now that widths are known
-        if is_first and step and not silent and self.verbose != 0:
-            print(f"\nThe spectral penalty begins with step {step + 1}.", flush=True)
-        layers = named_layers(self.model)
-        for name, (spectrum, staleness) in renewals.items():
-            self.spectra = {**self.spectra, name: spectrum}
-            self.staleness = {**self.staleness, name: staleness}
-            self._figures[name] = spectrum.exponent, staleness
-            regularizer = layers[name].activity_regularizer
-            if name not in self._watches and regularizer.beta:
-                watch = PenaltyWatch(name, regularizer.target, regularizer.tau)
-                self._watches[name] = watch
-            if name in self._watches:
-                self._watches[name].observe(step, staleness, spectrum)
+        self._some_wait = self.x is None and bool(self._waiting())
+        began = [name for name in renewals if name not in self._figures]
+        if began and step and not silent and self.verbose != 0:
+            of = ", ".join(f"'{name}'" for name in began)
+            print(
+                f"\nThe spectral penalty begins with step {step + 1}: {of}.", flush=True
+            )
+        for name, renewal in renewals.items():
+            if isinstance(renewal, Renewal):
+                self._observe(name, step, *renewal)
+            else:
+                self._keep(name, renewal)
+
+    def _observe(
+        self, name: str, step: int, spectrum: Spectrum, staleness: float
+    ) -> None:
+        self.spectra = {**self.spectra, name: spectrum}
+        self.staleness = {**self.staleness, name: staleness}
+        self._figures[name] = spectrum.exponent, staleness
+        layer = named_layers(self.model)[name]
+        regularizer = layer.activity_regularizer
+        if name not in self._watches and regularizer.beta:
+            if is_frozen(self.model, layer) and name not in self._warned:
+                self._warned.add(name)
+                warnings.warn(
+                    f"The penalty of layer '{name}' can do nothing: neither it nor a "
+                    "layer before it is trainable. Set `layer.trainable = True`, and "
+                    "compile again.",
+                    stacklevel=2,
+                )
+            watch = PenaltyWatch(name, regularizer.target, regularizer.tau)
+            self._watches[name] = watch
+        if name in self._watches and name not in self._warned:
+            self._watches[name].observe(step, staleness, spectrum)
+
+    def _keep(self, name: str, reason: Degenerate) -> None:
+        """Logs NaN of a layer that keeps its basis, and says once why it does."""
+        self._figures[name] = float("nan"), float("nan")
+        if name in self._warned:
+            return
+        self._warned.add(name)
+        warnings.warn(
+            f"The eigenbasis of layer '{name}' could not be renewed. {reason} The "
+            "penalty goes on in the last one, and each such refresh divides its "
+            "strength by ten.",
+            stacklevel=2,
+        )
 
     def _draw(self) -> Any:
         """What to measure on: `x`, or its first examples, read before training."""
@@ -675,35 +759,31 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         widest = max(width for width in widths if width)
         return max(FEWEST_EXAMPLES, EXAMPLES_PER_UNIT * widest)
 
-    def _end_without_basis(self) -> None:
-        """Takes back the room for bases that never became known, and says so.
+    def _waiting(self) -> dict[str, ActivationWindow]:
+        """The windows of layers that have no basis yet, by name."""
+        bases = {
+            name: layer.activity_regularizer.eigenbasis
+            for name, layer in named_layers(self.model).items()
+        }
+        return {
+            name: basis.window
+            for name, basis in bases.items()
+            if basis.window is not None and basis.status != "known"
+        }
 
-        Training without a basis is then an error again, instead of training without
-        the penalty.
-        """
-        seen, missing = [], []
-        with creating_state(self.model):
-            for name, layer in named_layers(self.model).items():
-                basis = layer.activity_regularizer.eigenbasis
-                if basis.window is not None and basis.status != "known":
-                    missing.append(name)
-                    count, needed = basis.window.count, basis.window.needed
-                    if count < needed:
-                        seen.append(f"layer '{name}': {count} of {needed}")
-                    basis.discard()
-        if not missing or not self._course.steps:
-            return  # known from an earlier training, or there was none
-        reason = "before a refresh was due"
-        if seen:
-            samples = "; ".join(seen)
-            reason = (
-                f"with too few samples of activations for an eigenbasis ({samples})"
-            )
+    def _warn_of_waiting(self) -> None:
+        waiting = self._waiting()
+        if not waiting or not self._course.steps:
+            return
+        samples = "; ".join(
+            f"layer '{name}': {window.count} of {window.needed}"
+            for name, window in waiting.items()
+        )
         warnings.warn(
-            "The spectral penalty never acted: training ended after "
-            f"{self._course.steps} steps, {reason}. Train for longer, or pass the "
-            "training data: `keras_powerlaw.EigenbasisRefresh(x_train)`. A layer "
-            "without any does not know that it trains: pass `training` on to it in the "
-            "model's `call()`.",
+            f"The spectral penalty has not begun: after {self._course.steps} steps, "
+            f"there are too few samples of activations for an eigenbasis ({samples}). "
+            "The next `fit()` goes on with them; or pass the training data: "
+            "`keras_powerlaw.EigenbasisRefresh(x_train)`. A layer without any does not "
+            "know that it trains: pass `training` on to it in the model's `call()`.",
             stacklevel=2,
         )

@@ -17,6 +17,7 @@ from keras_powerlaw.arguments import (
     validate_integer,
     validate_number,
 )
+from keras_powerlaw.backends import is_recorded
 from keras_powerlaw.basis import Eigenbasis
 from keras_powerlaw.keras_internals import DeferredLoss
 from keras_powerlaw.penalty import (
@@ -36,14 +37,20 @@ from keras_powerlaw.units import (
     validate_reduction,
 )
 
-# Added to the error about a missing eigenbasis. On JAX, any error in the first step of
-# `fit()` costs the model its weights.
-_LOST_BY_JAX = (
-    " Build or load the model again first: on the JAX backend, Keras takes the values "
-    "out of a model's variables for `fit()`, and an error in the first step loses them."
-    if keras.backend.backend() == "jax"
-    else ""
+SETTINGS = ("alpha", "tau", "beta", "exact", "form", "reduction")
+_NO_BASIS = (
+    "A layer with a SpectralActivityRegularizer can't be trained before its eigenbasis "
+    "is known. Pass `callbacks=[keras_powerlaw.EigenbasisRefresh()]` to `fit()`, or "
+    "call `keras_powerlaw.refresh_eigenbasis(model)` before the steps of a training "
+    "loop of your own, and the model with `training=True` in them."
 )
+# On JAX, any error in the first step of `fit()` costs the model its weights.
+if keras.backend.backend() == "jax":
+    _NO_BASIS += (
+        " Build or load the model again first: on the JAX backend, Keras takes the "
+        "values out of a model's variables for `fit()`, and an error in the first step "
+        "loses them."
+    )
 
 
 # Also a `Layer`: Keras then tracks it as a sub-layer of the layer it is attached to, so
@@ -177,6 +184,15 @@ class SpectralActivityRegularizer(
             # XLA's eigendecomposition has returned wrong results under TensorFlow.
             self.supports_jit = False
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in SETTINGS and name in vars(self):
+            raise AttributeError(
+                f"`{name}` of a SpectralActivityRegularizer can't be changed, since "
+                "steps that are compiled would not follow. Give the layer another one: "
+                f"`keras_powerlaw.add_spectral_regularizer(model, layers, {name}=...)`."
+            )
+        super().__setattr__(name, value)
+
     @property
     def basis(self) -> Tensor | None:
         """Eigenvectors v_τ … v_N in columns, `(units, units − τ + 1)`, or None."""
@@ -190,13 +206,7 @@ class SpectralActivityRegularizer(
         basis = self.eigenbasis
         acts = self.exact or basis.status != "absent" or basis.window is not None
         if training and not acts:
-            raise ValueError(
-                "A layer with a SpectralActivityRegularizer can't be trained before "
-                "its eigenbasis is known. Pass `callbacks=[keras_powerlaw."
-                "EigenbasisRefresh()]` to `fit()`, or call `keras_powerlaw."
-                "refresh_eigenbasis(model)` before the steps of a training loop of "
-                "your own." + _LOST_BY_JAX
-            )
+            raise ValueError(_NO_BASIS)
         if acts:
             samples = self._samples_of(activity)
             if training:
@@ -205,6 +215,8 @@ class SpectralActivityRegularizer(
             if self.beta and (self.exact or basis.status != "absent"):
                 counts = training and not self.exact
                 self.record(samples, basis.count_step() if counts else None)
+        elif self.beta and is_recorded(activity):
+            self.record(self._samples_of(activity))  # whose loss is an error
         # Since version 3.14, Keras divides the value that an activity regularizer
         # returns by the batch size. The penalty therefore goes through `losses`.
         return ops.zeros(())
@@ -218,11 +230,6 @@ class SpectralActivityRegularizer(
         Returns:
             A scalar, float32.
         """
-        if not self.exact and self.eigenbasis.status == "absent":
-            raise ValueError(
-                "There is no eigenbasis yet: call `keras_powerlaw."
-                "refresh_eigenbasis(model, x_train)` first."
-            )
         return self.loss_of(self._samples_of(activity))
 
     def _samples_of(self, activity: Tensor) -> Tensor:
@@ -236,6 +243,8 @@ class SpectralActivityRegularizer(
             step: In training, the number of steps before this one, which says which
                 directions it uses, and how far the penalty may go. Defaults to `None`.
         """
+        if not self.exact and self.eigenbasis.status == "absent":
+            raise ValueError(_NO_BASIS)
         validate_width(self, samples.shape[1])
         if self.exact:
             return self.penalty_of(exact_variances(samples)[self.tau - 1 :])
@@ -274,14 +283,7 @@ class SpectralActivityRegularizer(
         pass
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "alpha": self.alpha,
-            "tau": self.tau,
-            "beta": self.beta,
-            "exact": self.exact,
-            "form": self.form,
-            "reduction": self.reduction,
-        }
+        return {name: getattr(self, name) for name in SETTINGS}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SpectralActivityRegularizer:

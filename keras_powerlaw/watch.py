@@ -101,14 +101,24 @@ class PenaltyWatch:
         steps = self._last.step - first.step
         before, after = (self._distance(each.spectrum) for each in (first, self._last))
         if steps >= PATIENCE_IN_STEPS and after > max(FAR, HALFWAY * before):
+            rank, units = self._last.spectrum.rank, len(self._last.spectrum.eigenvalues)
+            advice = (
+                "Train for longer or with a larger learning rate; without batch "
+                "normalization, take `tau` at or above the number of classes; or raise "
+                "`beta`."
+            )
+            if rank <= units // 2:
+                advice = (
+                    f"It can't be reached: the activations vary in {rank} of {units} "
+                    "directions only, as those of a linear layer behind fewer inputs "
+                    "do, or dead units."
+                )
             warnings.warn(
                 f"The penalty of layer '{self._name}' has not brought its spectrum "
                 f"near the target, {self._target}: in {steps} steps, its distance, the "
                 f"median of |log λ/γ|, went from {before:.2f} to {after:.2f}, and the "
                 f"exponent from {first.spectrum.exponent:.2f} to "
-                f"{self._last.spectrum.exponent:.2f}. Train for longer or with a "
-                "larger learning rate; without batch normalization, take `tau` at or "
-                "above the number of classes; or raise `beta`.",
+                f"{self._last.spectrum.exponent:.2f}. {advice}",
                 stacklevel=2,
             )
 
