@@ -25,11 +25,13 @@ class Course:
         steps: Optimizer steps in finished epochs of this training.
         last_refresh: The step of the last refresh, −1 if there was none.
         refreshes: Number of refreshes.
+        stretch: By how much the interval has grown.
     """
 
     steps: int = 0
     last_refresh: int = -1
     refreshes: int = 0
+    stretch: float = 1.0
 
 
 def write_backup(
@@ -75,4 +77,5 @@ def read_backup(path: Path, model: keras.Model) -> tuple[Course, dict[str, Any]]
             }
             layer.activity_regularizer.eigenbasis.restore(kept)
             figures[name] = kept["figures"]
-    return Course(*map(int, arrays["course"])), figures
+    *counts, stretch = arrays["course"].tolist()
+    return Course(*map(int, counts), stretch), figures

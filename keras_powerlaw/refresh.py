@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -67,6 +67,12 @@ from keras_powerlaw.watch import PenaltyWatch
 EVERY_STEPS = 20
 FEWEST_STEPS = 5
 UNITS_PER_STEP = 25
+# Where a refresh is dear, in layers of 500 units and more, the interval grows by this
+# factor up to this multiple, as long as the last basis still shows a tenth of the
+# penalty. docs/cost.md has what that saves.
+STRETCH = 1.2
+LONGEST = 4
+STRETCHED_UP_TO = 0.9  # of the staleness
 
 # A basis that has not been renewed for so many steps is one that was forgotten.
 PATIENCE = 200
@@ -662,7 +668,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             return self.every_steps
         widths = [_units_of(layer) or 0 for layer in layers_with_basis(self.model)]
         steps = max(widths, default=0) // UNITS_PER_STEP
-        return int(np.clip(steps, FEWEST_STEPS, EVERY_STEPS))
+        if steps < EVERY_STEPS:
+            return max(steps, FEWEST_STEPS)
+        return int(EVERY_STEPS * self._course.stretch)
 
     def _refresh(self, step: int, is_due: bool = True) -> None:
         """Renews the bases, or, before that is due, begins with layers that wait."""
@@ -689,6 +697,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         if is_due:
             self._course.refreshes += 1
             self._course.last_refresh = step
+            self._stretch(renewals.values())
         self._every = self._steps_between_refreshes()  # now that widths are known
         self._some_wait = self.x is None and bool(self._waiting())
         began = [name for name in renewals if name not in self._figures]
@@ -702,6 +711,15 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                 self._observe(name, step, *renewal)
             else:
                 self._keep(name, renewal)
+
+    def _stretch(self, renewals: Iterable[Renewal | Degenerate]) -> None:
+        """Lengthens the interval if every basis was good to its end."""
+        found = [each.staleness for each in renewals if isinstance(each, Renewal)]
+        if found and max(found) < STRETCHED_UP_TO:
+            longer = STRETCH * self._course.stretch
+            self._course.stretch = min(longer, float(LONGEST))
+        elif found and max(found) > STRETCHED_UP_TO:
+            self._course.stretch = max(self._course.stretch / STRETCH, 1.0)
 
     def _observe(
         self, name: str, step: int, spectrum: Spectrum, staleness: float

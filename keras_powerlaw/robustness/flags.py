@@ -29,6 +29,10 @@ BEATEN = 0.002  # a weaker attack beats a stronger one; the limit is AutoAttack'
 CHANGED = 0.01  # all other differences
 OVERSTATED = 0.02  # stronger attacks beat the paper's PGD, as they always do slightly
 
+# An accuracy that rises with ε does so by more than chance, if it is this many standard
+# deviations of the number of images that change sides: one healthy curve in 200.
+DEVIATIONS = 2.6
+
 # Number of images that the checks use.
 CHECKED = 500
 
@@ -100,15 +104,19 @@ def _of_results(report: RobustnessReport) -> Iterator[Flag]:
             words = finding.format(epsilon=epsilons[at], share=_percent(gaps[at]))
             yield Flag(name, float(gaps[at]), words, advice)
 
-    for name, values in accuracy.items():
-        lowest = np.minimum.accumulate([report.clean_accuracy, *values])
+    for attack in ran:
+        rows = np.vstack([report.clean_correct, correct[attack.name]]).astype(int)
+        means = rows.mean(axis=1)
+        lowest = [means[:end].argmin() for end in range(1, len(rows))]
+        changes = rows[1:] - rows[lowest]  # 1: right at ε, and wrong at a smaller one
+        chance = DEVIATIONS * np.sqrt(np.abs(changes).sum(axis=1))
+        gaps = np.where(changes.sum(axis=1) > chance, changes.mean(axis=1), 0)
         finding = (
-            f"Under {name}, accuracy at ε = {{epsilon:g}} is {{share}} above that at a "
-            "smaller ε."
+            f"Under {attack.name}, accuracy at ε = {{epsilon:g}} is {{share}} above "
+            "that at a smaller ε."
         )
-        yield from raised(
-            "accuracy rises", values - lowest[:-1], CHANGED, finding, FAILS
-        )
+        advice = "Take more draws: noise_draws." if attack.random else FAILS
+        yield from raised("accuracy rises", gaps, CHANGED, finding, advice)
 
     # Where an attack that does not climb beats PGD. The last strong one also counts the
     # images that those before it broke.
