@@ -115,6 +115,7 @@ setup(
         "keras>=3.12",
         "numpy>=1.26",
         "scipy>=1.11",
+        "threadpoolctl>=3.1",
     ],
     extras_require={
         "tensorflow": TENSORFLOW,

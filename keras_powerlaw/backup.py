@@ -77,5 +77,5 @@ def read_backup(path: Path, model: keras.Model) -> tuple[Course, dict[str, Any]]
             }
             layer.activity_regularizer.eigenbasis.restore(kept)
             figures[name] = kept["figures"]
-    *counts, stretch = arrays["course"].tolist()
-    return Course(*map(int, counts), stretch), figures
+    steps, last_refresh, refreshes, stretch = arrays["course"].tolist()
+    return Course(int(steps), int(last_refresh), int(refreshes), stretch), figures

@@ -32,7 +32,7 @@ from keras_powerlaw.arguments import (
 )
 from keras_powerlaw.backends import is_on_host, steps_taken
 from keras_powerlaw.backup import Course, read_backup, write_backup
-from keras_powerlaw.basis import ActivationWindow, creating_state
+from keras_powerlaw.basis import Eigenbasis, creating_state
 from keras_powerlaw.keras_internals import (
     hold_current_weights,
     stop_warning,
@@ -68,11 +68,11 @@ EVERY_STEPS = 20
 FEWEST_STEPS = 5
 UNITS_PER_STEP = 25
 # Where a refresh is dear, in layers of 500 units and more, the interval grows by this
-# factor up to this multiple, as long as the last basis still shows a tenth of the
+# factor up to this multiple, as long as the last basis still shows a twentieth of the
 # penalty. docs/cost.md has what that saves.
-STRETCH = 1.2
+STRETCH = 1.4
 LONGEST = 4
-STRETCHED_UP_TO = 0.9  # of the staleness
+STRETCHED_UP_TO = 0.95  # of the staleness
 
 # A basis that has not been renewed for so many steps is one that was forgotten.
 PATIENCE = 200
@@ -658,7 +658,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self._sample = None  # frees its memory
         if self.backup:
             self.backup.unlink(missing_ok=True)
-        self._warn_of_waiting()
+        self._end_of_waiting()
         for watch in self._watches.values():
             watch.end()
         _expect_renewal(self.model, 1)
@@ -777,31 +777,35 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         widest = max(width for width in widths if width)
         return max(FEWEST_EXAMPLES, EXAMPLES_PER_UNIT * widest)
 
-    def _waiting(self) -> dict[str, ActivationWindow]:
-        """The windows of layers that have no basis yet, by name."""
+    def _waiting(self) -> dict[str, Eigenbasis]:
+        """What layers keep that collect samples for their first basis, by name."""
         bases = {
             name: layer.activity_regularizer.eigenbasis
             for name, layer in named_layers(self.model).items()
         }
         return {
-            name: basis.window
+            name: basis
             for name, basis in bases.items()
             if basis.window is not None and basis.status != "known"
         }
 
-    def _warn_of_waiting(self) -> None:
-        waiting = self._waiting()
-        if not waiting or not self._course.steps:
-            return
-        samples = "; ".join(
-            f"layer '{name}': {window.count} of {window.needed}"
-            for name, window in waiting.items()
-        )
-        warnings.warn(
-            f"The spectral penalty has not begun: after {self._course.steps} steps, "
-            f"there are too few samples of activations for an eigenbasis ({samples}). "
-            "The next `fit()` goes on with them; or pass the training data: "
-            "`keras_powerlaw.EigenbasisRefresh(x_train)`. A layer without any does not "
-            "know that it trains: pass `training` on to it in the model's `call()`.",
-            stacklevel=2,
-        )
+    def _end_of_waiting(self) -> None:
+        """Keeps samples for the next `fit()`, and says so."""
+        samples, empty = [], []
+        for name, basis in self._waiting().items():
+            window: Any = basis.window
+            samples.append(f"layer '{name}': {window.count} of {window.needed}")
+            empty += [] if window.count else [basis]
+        with creating_state(self.model, is_new=bool(empty)):
+            for basis in empty:
+                basis.discard()
+        if samples and self._course.steps:
+            warnings.warn(
+                f"The spectral penalty has not begun in {self._course.steps} steps: it "
+                "does when there are two samples of activations per unit "
+                f"({'; '.join(samples)}). The next `fit()` goes on with them; or pass "
+                "the training data: `keras_powerlaw.EigenbasisRefresh(x_train)`. A "
+                "layer without any does not know that it trains: pass `training` on to "
+                "it in the model's `call()`.",
+                stacklevel=2,
+            )

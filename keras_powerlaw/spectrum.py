@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import scipy.linalg
 import scipy.stats
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from keras_powerlaw.arguments import (
     invalid_value,
@@ -29,6 +31,16 @@ TOLERATED_CURVATURE = 0.1
 EIGENVALUE_ERRORS = 8
 # Rows of an array that are read at once.
 ROWS = 1024
+
+# Threads of BLAS wait for each other by spinning. On cores that other work shares, that
+# costs many times what one thread does, and a refresh is next to training steps.
+_BLAS = ThreadpoolController()
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _on_one_thread(method: _Method) -> _Method:
+    return cast("_Method", _BLAS.wrap(limits=1, user_api="blas")(method))
+
 
 # Distance from 1 to the next larger number. NumPy does not know bfloat16.
 _EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23}
@@ -479,6 +491,7 @@ class Covariance:
         self._gram: NDArray[np.floating] | None = None
         self._largest: float | None = None
 
+    @_on_one_thread
     def update(self, samples: NDArray[np.floating]) -> None:
         """Adds a batch, an array of shape `(batch, units)`."""
         if self.count == 0:
@@ -556,7 +569,8 @@ class Covariance:
             matrix, divisor, rank = self._lower_triangle(), 1, self.units
         # All of them, which costs no more than some: most of it is the reduction to a
         # tridiagonal matrix.
-        ascending = scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True)
+        with _BLAS.limit(limits=_idle_cores(), user_api="blas"):
+            ascending = scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True)
         # Rounding can leave eigenvalues of a singular covariance slightly below zero.
         largest = np.maximum(ascending[::-1][:rank], 0.0) / divisor
         found = np.zeros(self.units)
@@ -564,6 +578,7 @@ class Covariance:
         self._largest = float(found[0])
         return found[:components]
 
+    @_on_one_thread
     def eigenvectors(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Eigenvalues, largest first, and eigenvectors in columns, in LAPACK (`syevd`).
 
@@ -580,6 +595,7 @@ class Covariance:
         self._largest = float(eigenvalues[0])
         return eigenvalues, vectors[:, ::-1]
 
+    @_on_one_thread
     def variances_along(self, directions: NDArray[np.floating]) -> NDArray[np.float32]:
         """Variances along fixed directions: the diagonal of VᵀΣV.
 
@@ -632,6 +648,13 @@ class Covariance:
         syr = scipy.linalg.get_blas_funcs("syr", (sigma,))
         mean, scale = self._sum / self.count, -self.count / (self.count - 1)
         return np.asarray(syr(scale, mean, lower=True, a=sigma, overwrite_a=True))
+
+
+def _idle_cores() -> int:
+    """The number of cores without work, at least 1; 1 on Windows, which can't tell."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else cores
+    return max(1, cores - round(load))
 
 
 def gram_matrix(

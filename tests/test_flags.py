@@ -1,5 +1,7 @@
 """Each flag, on a network built to raise it, and none on an ordinary network."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -129,6 +131,17 @@ class TestFlagsOfResults:
         assert flag.name == "accuracy rises"
         assert flag.value == pytest.approx(0.15)
         assert "Under fgsm, accuracy at ε = 0.2 is 15.0 % above" in flag.finding
+
+    def test_accuracy_that_rises_by_chance_raises_none(self):
+        rng = np.random.default_rng(0)
+        flagged = 0
+        for _ in range(200):  # noise without effect, on 300 images of 80 % accuracy
+            clean, *noisy = rng.random((3, 300)) < 0.8
+            report = dataclasses.replace(
+                results(), clean_correct=clean, correct={"noise": np.array(noisy)}
+            )
+            flagged += bool(report.flags)
+        assert flagged <= 6
 
     @pytest.mark.parametrize("name", ["fgsm", "noise", "uniform_noise"])
     @pytest.mark.parametrize("pgd", ["pgd", "pgd_ce"])
