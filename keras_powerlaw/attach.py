@@ -25,6 +25,7 @@ from keras_powerlaw.arguments import (
     require_memory,
 )
 from keras_powerlaw.keras_internals import (
+    call_once,
     flatten_layers,
     retrace,
     set_activity_regularizer,
@@ -190,6 +191,7 @@ def remove_spectral_regularizer(
             f"'{model.name}' has {[layer.name for layer in regularized]}",
             layers if layers is None else others,
         )
+    call_once(model)
     for layer in targets:
         set_activity_regularizer(layer, None)
     retrace(model)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import threading
 import warnings
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -53,10 +55,11 @@ if _missing := _missing_names():
     raise _incompatible(_missing)
 
 # No public function returns the scope in which JAX traces a training step, the mask of
-# a tensor, which is an attribute only where tensors have some, or what `compile()`
-# makes of a loss.
+# a tensor, which is an attribute only where tensors have some, what layers inherit from
+# the call of a model, or what `compile()` makes of a loss.
 try:
     from keras.src.backend import get_keras_mask, get_stateless_scope
+    from keras.src.backend.common.global_state import get_global_attribute
     from keras.src.trainers.compile_utils import get_loss
 except ImportError as error:
     raise _incompatible([str(error)]) from error
@@ -80,6 +83,8 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
     arguments.
     """
 
+    second_pass = False  # whether it needs that of `call_twice()`
+
     def __init__(self, **kwargs: Any) -> None:
         # What a call records would be lost when it is rematerialized.
         with keras.RematScope(mode=None):
@@ -91,6 +96,8 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
 
     def record(self, *recorded: Any) -> None:
         """Stores what the loss of one call needs, which adds one entry to `losses`."""
+        if in_second_pass() and not self.second_pass:
+            return
         self._calls().append(_Call(recorded))
 
     def loss_of(self, *recorded: Any) -> Tensor:
@@ -131,6 +138,70 @@ class DeferredLoss(keras.layers.Layer):  # type: ignore[misc]
             return self._calls_of_scopes.setdefault(scope, [])
         calls: list[_Call] = vars(self._calls_of_thread).setdefault("calls", [])
         return calls
+
+
+_PASS = threading.local()
+
+
+def in_second_pass() -> bool:
+    """Whether this thread is in the second pass of `call_twice()`."""
+    return getattr(_PASS, "is_second", False)
+
+
+def call_twice(model: keras.Model) -> None:
+    """Makes training steps call a model once more, in inference mode, and silently.
+
+    Keras has no hook that sees the inputs of a model: `call` is replaced on the object,
+    which neither its config nor its files contain.
+    """
+    once = model.call
+
+    @functools.wraps(once)
+    def twice(*args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        outputs = once(*args, training=training, **kwargs)
+        if training and not in_second_pass():
+            with _second_pass(model):
+                once(*args, training=False, **kwargs)
+        return outputs
+
+    twice.once = once  # type: ignore[attr-defined]
+    vars(model)["call"] = twice
+
+
+def call_once(model: keras.Model) -> None:
+    """Undoes `call_twice()` of a model and all models in it."""
+    for each in flatten_layers(model):
+        if hasattr(vars(each).get("call"), "once"):
+            del vars(each)["call"]
+
+
+@contextlib.contextmanager
+def _second_pass(model: keras.Model) -> Iterator[None]:
+    context, scope = get_global_attribute("current_call_ctx"), get_stateless_scope()
+    lists = [each._losses for each in flatten_layers(model)]
+    lists += [] if scope is None else [scope.losses]
+    lengths = [len(losses) for losses in lists]
+    _PASS.is_second = True
+    if context is not None:  # which layers inherit that are told nothing
+        context.set_value("training", False)
+    try:
+        yield
+    finally:
+        _PASS.is_second = False
+        if context is not None:
+            context.set_value("training", True)
+        for losses, length in zip(lists, lengths, strict=True):
+            del losses[length:]  # the others count the first pass
+
+
+def has_noise(layer: keras.layers.Layer) -> bool:
+    """Whether a layer draws random numbers in training."""
+    draws = any(
+        isinstance(each, keras.random.SeedGenerator) for each in vars(layer).values()
+    )
+    rates = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
+    # Recurrent layers have a generator, whether or not they use it.
+    return draws and (rates == [None, None] or any(rates))
 
 
 def compiled_loss(loss: Any, y: Tensor, outputs: Tensor) -> keras.losses.Loss:

@@ -186,13 +186,15 @@ def require_training_argument(model: keras.Model) -> None:
         )
 
 
-def is_frozen(model: keras.Model, layer: keras.layers.Layer) -> bool:
-    """Whether training changes nothing that the layer computes, as far as is known."""
-    if not is_sequential_or_functional(model):
-        return not model.trainable_weights
+def layers_up_to(
+    model: keras.Model, layer: keras.layers.Layer
+) -> list[keras.layers.Layer]:
+    """A layer, all in it, and those before it; all of a model, if Keras can't know."""
     _, *layers = plain_layers(model)
+    if not is_sequential_or_functional(model):
+        return layers
     before = itertools.takewhile(lambda each: each is not layer, layers)
-    return not any(each.trainable_weights for each in (*before, layer))
+    return [*before, *plain_layers(layer)]
 
 
 def is_sequential_or_functional(model: Any) -> bool:

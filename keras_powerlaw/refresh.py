@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import warnings
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -34,14 +35,18 @@ from keras_powerlaw.backends import is_on_host, steps_taken
 from keras_powerlaw.backup import Course, read_backup, write_backup
 from keras_powerlaw.basis import Eigenbasis, creating_state
 from keras_powerlaw.keras_internals import (
+    call_once,
+    call_twice,
+    has_noise,
     hold_current_weights,
+    retrace,
     stop_warning,
     strategy_of,
     warn_at_step,
 )
 from keras_powerlaw.layers import (
-    is_frozen,
     layers_to_renew,
+    layers_up_to,
     layers_with_basis,
     named_layers,
     require_found_in_a_step,
@@ -158,6 +163,8 @@ def refresh_eigenbasis(
     Reference:
         Nassar et al. (2020), eq. (3) and section 3.2.
     """
+    layers_to_renew(model)  # which validates them
+    _look_behind_noise(model)
     if x is not None:
         found = _renew_from_data(model, x, max_samples, batch_size, seed, verbose)
     elif max_samples is not None:
@@ -460,6 +467,35 @@ def _keep_samples(model: keras.Model) -> None:
             layer.activity_regularizer.eigenbasis.keep_samples(units, replicas)
 
 
+def _look_behind_noise(model: keras.Model) -> None:
+    """Lets regularizers behind dropout see what the network computes in use.
+
+    In training, the noise covers the spectrum with its own, which is flat.
+    """
+    call_once(model)
+    is_told = "training" in inspect.signature(model.call).parameters
+    changed = []
+    for layer in layers_with_basis(model):
+        regularizer = layer.activity_regularizer
+        noise = [each.name for each in layers_up_to(model, layer) if has_noise(each)]
+        if noise and not is_told:
+            warnings.warn(
+                f"The penalty of layer '{layer.name}' acts on the noise of layer "
+                f"'{noise[-1]}' as well: give the model's `call()` an argument "
+                "`training`, and pass it on.",
+                stacklevel=3,
+            )
+        needs = bool(noise and is_told and regularizer.beta)
+        changed += [regularizer] if needs != regularizer.second_pass else []
+        regularizer.second_pass = needs
+    if any(
+        layer.activity_regularizer.second_pass for layer in layers_with_basis(model)
+    ):
+        call_twice(model)
+    if changed:
+        retrace(model)
+
+
 def _units_of(layer: keras.layers.Layer) -> int | None:
     regularizer = layer.activity_regularizer
     return output_units(layer, regularizer.reduction) or regularizer.units
@@ -596,6 +632,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         stop_warning(self.model)
+        _look_behind_noise(self.model)
         self._watches: dict[str, PenaltyWatch] = {}
         self._warned: set[str] = set()  # layers
         self._course = Course(refreshes=self._course.refreshes)
@@ -730,7 +767,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         layer = named_layers(self.model)[name]
         regularizer = layer.activity_regularizer
         if name not in self._watches and regularizer.beta:
-            if is_frozen(self.model, layer) and name not in self._warned:
+            before = layers_up_to(self.model, layer)
+            is_frozen = not any(each.trainable_weights for each in before)
+            if is_frozen and name not in self._warned:
                 self._warned.add(name)
                 warnings.warn(
                     f"The penalty of layer '{name}' can do nothing: neither it nor a "

@@ -509,6 +509,82 @@ class TestFirstSteps:
         np.testing.assert_array_equal(to_numpy(regularizer_of(model).basis), basis)
 
 
+class Inheriting(Subclassed):
+    """One whose layers are told by Keras that they train."""
+
+    def call(self, x, training=None):
+        return super().call(x)
+
+
+def noisy(kind, regularizer):
+    """Networks whose regularized layer is behind noise."""
+    parts = [layers.Dense(20, "relu"), layers.Dropout(0.5), hidden(UNITS, regularizer)]
+    logits = layers.Dense(4)
+    if kind == "subclassed":
+        return Inheriting(*parts, logits)
+    if kind == "nested":
+        inner = keras.Sequential([keras.Input((12,)), *parts[:2]], name="inner")
+        return network(inner, parts[2])
+    if kind == "normalized":
+        return network(*parts[:2], layers.BatchNormalization(), parts[2])
+    if kind == "noise first":
+        return network(layers.GaussianNoise(1.0), parts[2])
+    if kind == "recurrent":
+        options = {"dropout": 0.5, "activity_regularizer": regularizer}
+        recurrent = layers.LSTM(UNITS, name="hidden", **options)
+        return network(layers.Reshape((4, 3)), recurrent)
+    return network(*parts)
+
+
+NOISY = ["sequential", "subclassed", "nested", "normalized", "noise first", "recurrent"]
+
+
+class TestBehindNoise:
+    @pytest.mark.parametrize("kind", NOISY)
+    def test_the_basis_and_the_penalty_are_those_of_the_network_in_use(self, kind):
+        keras.utils.set_random_seed(0)
+        model = noisy(kind, kp.SpectralActivityRegularizer(tau=2, beta=2.0))
+        model = compiled(model, keras.optimizers.SGD(0.0))
+        fit(model, kp.EigenbasisRefresh(), epochs=1)
+        part = next(layer for layer in model._flatten_layers() if layer.name == "hidden")
+        found = kp.refresh_eigenbasis(model)["hidden"]
+        in_use = kp.measure_spectrum(model, DATA[0], part)
+        # Moving averages move while samples are kept.
+        tolerance = 0.05 if kind == "normalized" else 1e-3
+        np.testing.assert_allclose(found.eigenvalues, in_use.eigenvalues, tolerance)
+        model(DATA[0][:46])
+        expected = [float(loss) for loss in model.losses]
+        model(DATA[0][:46], training=True)
+        found = [float(loss) for loss in model.losses]
+        assert max(found) > 0
+        np.testing.assert_allclose(found, expected, rtol=tolerance)
+
+    def test_nothing_else_runs_twice(self):
+        def train(beta):
+            keras.utils.set_random_seed(0)
+            regularizer = kp.SpectralActivityRegularizer(tau=2, beta=beta)
+            model = network(
+                layers.Dense(20, activity_regularizer="l2"),
+                *(layers.Dropout(0.5), layers.BatchNormalization()),
+                hidden(UNITS, regularizer),
+            )
+            model = compiled(model, keras.optimizers.SGD(0.0))
+            loss = fit(model, kp.EigenbasisRefresh())["loss"]
+            return loss, model.get_weights()
+
+        (found, weights), (expected, plain) = train(1e-9), train(0.0)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        for one, other in zip(weights, plain, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_a_model_that_is_not_told_that_it_trains_is_warned_of(self):
+        part = hidden(UNITS, kp.SpectralActivityRegularizer(tau=2))
+        model = compiled(Subclassed(layers.Dropout(0.5, name="drop"), part))
+        model(DATA[0])
+        with pytest.warns(UserWarning, match="noise of layer 'drop' as well"):
+            kp.refresh_eigenbasis(model, DATA[0])
+
+
 class TestALayerThatDies:
     @pytest.mark.parametrize("x", [None, DATA[0]], ids=["window", "data"])
     def test_in_training_keeps_its_basis_and_the_penalty_yields(self, x):
