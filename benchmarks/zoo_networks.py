@@ -189,6 +189,35 @@ def load(name, folder):
     return data.load(name, path)
 
 
+def recurrent(kind):
+    """One recurrent layer over the rows of an image."""
+
+    def build(regularizer):
+        penalty = {"activity_regularizer": regularizer, "name": "hidden"}
+        layer = {"GRU": layers.GRU, "LSTM": layers.LSTM}[kind]
+        return [layers.Reshape((28, 28)), layer(96, **penalty)]
+
+    return build
+
+
+def behind_dropout(regularizer):
+    """A dense layer behind dropout, batch-normalized before it."""
+    return [
+        *(layers.Flatten(), layers.Dense(300), layers.BatchNormalization()),
+        *(layers.Activation("elu"), layers.Dropout(0.3)),
+        layers.Dense(200, "elu", activity_regularizer=regularizer, name="hidden"),
+    ]
+
+
+def two_layers(regularizer):
+    """Two dense layers with ReLU, the penalty on both."""
+    first = regularizer and regularizer.from_config(regularizer.get_config())
+    return [
+        *(layers.Flatten(), layers.Dense(256, "relu", activity_regularizer=first)),
+        layers.Dense(128, "relu", activity_regularizer=regularizer, name="hidden"),
+    ]
+
+
 _CHANNELS = {"reduction": "channels"}
 _NETWORKS = {
     **{
@@ -215,6 +244,10 @@ _NETWORKS = {
     "Fashion, tanh, norm": Network(
         shallow(1000, "tanh"), epochs=4, rate=7e-3, images=None
     ),
+    "Fashion, GRU": Network(recurrent("GRU")),
+    "Fashion, LSTM": Network(recurrent("LSTM")),
+    "Fashion, dropout": Network(behind_dropout),
+    "Fashion, two layers": Network(two_layers),
     "templates, block": Network(
         blocks("block"), "templates", batch=32, images=None, tau=3, **_CHANNELS
     ),
