@@ -20,6 +20,7 @@ from keras_powerlaw.arguments import (
     Reduction,
     Tensor,
     invalid_value,
+    refuse_mask,
     require_memory,
     validate_integer,
     validate_optional_integer,
@@ -90,6 +91,8 @@ def validate_data(x: Any) -> None:
             "again (not a generator)",
             f"{x} (of type {type(x)})",
         )
+    for leaf in keras.tree.flatten(x):
+        refuse_mask("x", leaf)
 
 
 def select_inputs(model: keras.Model, x: Any) -> Any:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+import numpy as np
+
 if TYPE_CHECKING:
     import keras
 
@@ -36,6 +38,16 @@ LayerChoice: TypeAlias = "keras.layers.Layer | str | type[keras.layers.Layer]"
 
 ReportProgress: TypeAlias = Callable[[float], None]
 """Called with the fraction of the work that is done, from 0 to 1."""
+
+
+def refuse_mask(argument: str, value: Any) -> None:
+    """Raises a `ValueError` for a masked array, whose mask most functions ignore."""
+    if np.ma.is_masked(value):
+        raise invalid_value(
+            argument,
+            "an array without masked values: fill them, or leave their rows out",
+            f"an array with {np.sum(value.mask)} masked values",
+        )
 
 
 def installation_command(extra: str) -> str:

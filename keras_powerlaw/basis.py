@@ -59,6 +59,7 @@ class Eigenbasis:
         strength: Variable: the factor to which the penalty has yielded, or None.
         yielded_to: Its value, which on JAX can't be read within `fit()`.
         window: The latest samples in training, or None if they are not kept.
+        validation: Likewise, of the latest validation.
     """
 
     def __init__(self, layer: keras.layers.Layer, first: int, always: int = 0) -> None:
@@ -66,6 +67,7 @@ class Eigenbasis:
         self._first = first
         self._always = always
         self.window: ActivationWindow | None = None
+        self.validation: ActivationWindow | None = None
         self._forget_vectors()
 
     def _forget_vectors(self) -> None:
@@ -143,7 +145,7 @@ class Eigenbasis:
         """
         groups, size = self._groups.shape
         if step is None or groups == 1:
-            return self._columns, self._order, ops.ones(len(self._order))
+            return self._columns, self._order, ops.ones(len(self._order), "float32")
         every, turn = self._every_step, step % groups
         columns = ops.convert_to_tensor(self._columns)
         start = ops.stack([ops.zeros_like(turn), every + turn * size])
@@ -172,11 +174,18 @@ class Eigenbasis:
         if units is not None:
             self._open(self.window, units)
 
-    def write(self, samples: Tensor) -> None:
-        """Keeps the samples of a training step, if they are kept at all."""
-        if self.window is not None:
-            self._open(self.window, samples.shape[1])
-            self.window.write(samples)
+    def keep_validation(self, replicas: int) -> None:
+        """Makes calls in inference mode keep their latest activations, from none on."""
+        if self.validation is None:
+            self.validation = ActivationWindow(self._layer, replicas, "validation_")
+        self.validation.clear()
+
+    def write(self, samples: Tensor, training: bool = True) -> None:
+        """Keeps the samples of a step, if they are kept at all."""
+        window = self.window if training else self.validation
+        if window is not None:
+            self._open(window, samples.shape[1])
+            window.write(samples)
 
     def _open(self, window: ActivationWindow, units: int) -> None:
         self.make_room(units)  # now: a compiled step can't get it later
@@ -187,9 +196,16 @@ class Eigenbasis:
         if self.window is not None:
             self.window.close()
             self.window = None
+        self.discard_validation()
         for name in ("basis", "share", "strength", "steps"):
             discard_state(self._layer, name)
         self._forget_vectors()
+
+    def discard_validation(self) -> None:
+        """Keeps no more activations in inference mode."""
+        if self.validation is not None:
+            self.validation.close()
+            self.validation = None
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that is kept, for a backup."""
@@ -223,10 +239,14 @@ class ActivationWindow:
     Args:
         layer: The Keras layer whose state the window is.
         replicas: The number of replicas.
+        prefix: Of the names of its variables.
     """
 
-    def __init__(self, layer: keras.layers.Layer, replicas: int) -> None:
+    def __init__(
+        self, layer: keras.layers.Layer, replicas: int, prefix: str = ""
+    ) -> None:
         self._layer = layer
+        self._prefix = prefix
         self._replicas = replicas
         self.needed = 0  # the number of samples that are enough for a basis
         self._state: dict[str, keras.Variable] = {}
@@ -248,7 +268,8 @@ class ActivationWindow:
         }
         self._state = {
             name: state_variable(
-                self._layer, name, shape, dtype, synchronization="on_read"
+                *(self._layer, self._prefix + name, shape, dtype),
+                synchronization="on_read",
             )
             for name, (shape, dtype) in shapes.items()
         }
@@ -292,10 +313,16 @@ class ActivationWindow:
         ]
         return samples[0] if len(samples) == 1 else ops.concatenate(samples)
 
+    def clear(self) -> None:
+        """Forgets the samples."""
+        for name in set(self._state) - {"window"}:
+            for part in parts_of_replicas(self._state[name]):
+                part.assign(0)
+
     def close(self) -> None:
         """Removes the variables."""
         for name in self._state:
-            discard_state(self._layer, name)
+            discard_state(self._layer, self._prefix + name)
         self._state = {}
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:

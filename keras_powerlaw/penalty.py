@@ -285,7 +285,9 @@ def direction_groups(count: int, always: int) -> tuple[int, NDArray[np.int64]]:
         How many directions are in every part, `always` or a few more, and the others:
         their 0-based indices, one part per row, every part evenly spread.
     """
-    groups = min(MOST_GROUPS, max(1, (count - always) // DIRECTIONS_PER_GROUP))
+    groups = min(MOST_GROUPS, (count - always) // DIRECTIONS_PER_GROUP)
+    if groups < 2:
+        return 0, np.arange(count)[np.newaxis]
     always += (count - always) % groups
     return always, np.arange(always, count).reshape(-1, groups).T
 

@@ -533,7 +533,9 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     - `<layer name>_exponent`, fitted from n = τ + 1;
     - `<layer name>_staleness`, the share of the penalty that the previous basis no
-      longer showed, between 0 and 1, NaN at the first refresh.
+      longer showed, between 0 and 1, NaN at the first refresh;
+    - with `validation_data`, `val_<layer name>_exponent`, of its activations there, in
+      inference mode; NaN if there are fewer than two samples per unit.
 
     `callback.spectra` has the `Spectrum` of each layer by name. Layers of equal names
     are logged by their paths, `tower/hidden_exponent`. A layer whose activations vary
@@ -635,6 +637,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         _look_behind_noise(self.model)
         self._watches: dict[str, PenaltyWatch] = {}
         self._warned: set[str] = set()  # layers
+        self._validated: dict[str, float] = {}  # exponents
         self._course = Course(refreshes=self._course.refreshes)
         self._steps_in_epoch = 0
         self._every: int | None = None
@@ -688,10 +691,43 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                 exponent, staleness = self._figures.get(name, (np.nan, np.nan))
                 logs[f"{name}_exponent"] = float(exponent)
                 logs[f"{name}_staleness"] = float(staleness)
+            for name, exponent in self._validated.items():
+                logs[f"val_{name}_exponent"] = float(exponent)
         if self.backup:
             write_backup(self.backup, self.model, self._course, self._figures)
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        bases = self._bases().values()
+        is_new = any(basis.validation is None for basis in bases)
+        replicas = getattr(strategy_of(self.model), "num_replicas_in_sync", 1)
+        hold_current_weights(self.model)
+        with creating_state(self.model, is_new=False):
+            for basis in bases:
+                basis.keep_validation(replicas)
+        if is_new:
+            self.model.make_test_function(force=True)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        hold_current_weights(self.model)
+        layers = named_layers(self.model)
+        for name, basis in self._bases().items():
+            window: Any = basis.validation
+            try:
+                if not window.is_filled:
+                    raise Degenerate("There are too few samples.")
+                sigma = covariance_of(window.samples(), layers[name].compute_dtype)
+                eigenvalues, _ = sigma.eigenvectors()
+                regularizer = layers[name].activity_regularizer
+                spectrum = _spectrum(name, regularizer, eigenvalues, sigma.floor())
+                self._validated[name] = spectrum.exponent
+            except Degenerate:
+                self._validated[name] = np.nan
+
     def on_train_end(self, logs: Any = None) -> None:
+        if self._validated:
+            with creating_state(self.model):
+                for basis in self._bases().values():
+                    basis.discard_validation()
         self._sample = None  # frees its memory
         if self.backup:
             self.backup.unlink(missing_ok=True)
@@ -818,14 +854,16 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _waiting(self) -> dict[str, Eigenbasis]:
         """What layers keep that collect samples for their first basis, by name."""
-        bases = {
-            name: layer.activity_regularizer.eigenbasis
-            for name, layer in named_layers(self.model).items()
-        }
         return {
             name: basis
-            for name, basis in bases.items()
+            for name, basis in self._bases().items()
             if basis.window is not None and basis.status != "known"
+        }
+
+    def _bases(self) -> dict[str, Eigenbasis]:
+        return {
+            name: layer.activity_regularizer.eigenbasis
+            for name, layer in named_layers(self.model).items()
         }
 
     def _end_of_waiting(self) -> None:

@@ -213,8 +213,7 @@ class SpectralActivityRegularizer(
             raise ValueError(_NO_BASIS)
         if acts:
             samples = self._samples_of(activity)
-            if training:
-                basis.write(ops.stop_gradient(samples))
+            basis.write(ops.stop_gradient(samples), bool(training))
             # With β = 0, nothing of the penalty, not even NaN, reaches the weights.
             if self.beta and (self.exact or basis.status != "absent"):
                 counts = training and not self.exact

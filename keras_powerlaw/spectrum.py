@@ -16,6 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from keras_powerlaw.arguments import (
     invalid_value,
+    refuse_mask,
     require_memory,
     validate_number,
     validate_optional_integer,
@@ -341,8 +342,11 @@ class Spectrum(PowerLawFits):
         """
         if not self._is_complete:
             return float("nan")
-        squares = np.sum(self.eigenvalues**2)
-        return float(np.sum(self.eigenvalues) ** 2 / squares) if squares else 0.0
+        largest = self.eigenvalues[0]
+        if not largest:
+            return 0.0
+        shares = self.eigenvalues / largest  # whose squares neither vanish nor overflow
+        return float(np.sum(shares) ** 2 / np.sum(shares**2))
 
     @property
     def effective_rank(self) -> float:
@@ -716,6 +720,7 @@ def real_array(
     argument: str, value: Any, rows: str = "samples"
 ) -> NDArray[np.floating]:
     """Returns a matrix of finite real numbers as floats, or raises a `ValueError`."""
+    refuse_mask(argument, value)
     array = np.asarray(value)
     if array.ndim != 2 or array.dtype.kind not in "fiub" or not array.shape[1]:
         raise invalid_value(

@@ -509,6 +509,18 @@ class TestFirstSteps:
         np.testing.assert_array_equal(to_numpy(regularizer_of(model).basis), basis)
 
 
+def test_logs_the_exponent_of_the_validation_data_in_inference_mode():
+    model, test = regularized(), gaussian(300, seed=7)
+    refresh = kp.EigenbasisRefresh()
+    logs = fit(model, refresh, validation_data=test, validation_batch_size=64)
+    eigenvalues = kp.measure_spectrum(model, test[0], "hidden").eigenvalues
+    expected = kp.Spectrum(eigenvalues, fit_range=(3, UNITS)).exponent
+    assert logs["val_hidden_exponent"][-1] == pytest.approx(expected, 1e-3)
+    assert regularizer_of(model).eigenbasis.validation is None
+    logs = fit(model, refresh, validation_data=some(40))  # fewer than two a unit
+    assert np.isnan(logs["val_hidden_exponent"]).all()
+
+
 class Inheriting(Subclassed):
     """One whose layers are told by Keras that they train."""
 
@@ -546,7 +558,9 @@ class TestBehindNoise:
         model = noisy(kind, kp.SpectralActivityRegularizer(tau=2, beta=2.0))
         model = compiled(model, keras.optimizers.SGD(0.0))
         fit(model, kp.EigenbasisRefresh(), epochs=1)
-        part = next(layer for layer in model._flatten_layers() if layer.name == "hidden")
+        part = next(
+            layer for layer in model._flatten_layers() if layer.name == "hidden"
+        )
         found = kp.refresh_eigenbasis(model)["hidden"]
         in_use = kp.measure_spectrum(model, DATA[0], part)
         # Moving averages move while samples are kept.
@@ -585,6 +599,82 @@ class TestBehindNoise:
             kp.refresh_eigenbasis(model, DATA[0])
 
 
+class TestWhenItActs:
+    def test_each_layer_begins_with_its_own_samples(self, capsys):
+        parts = [
+            hidden(units, kp.SpectralActivityRegularizer(tau=2), name)
+            for units, name in ((200, "wide"), (UNITS, "narrow"))
+        ]
+        model = compiled(network(*parts), **EAGERLY)
+        fit(model, kp.EigenbasisRefresh(), epochs=3, verbose=2)
+        printed = capsys.readouterr().out
+        assert "begins with step 3: 'narrow'." in printed
+        assert "begins with step 10: 'wide'." in printed
+
+    def test_a_fit_without_the_callback_warns_once(self, recwarn):
+        model = regularized()
+        fit(model, kp.EigenbasisRefresh())
+        assert not [each for each in recwarn if "renewed" in str(each.message)]
+        for _ in range(2):
+            fit(model)
+        fit(model, kp.EigenbasisRefresh())
+        [_] = [each for each in recwarn if "not renewed any more" in str(each.message)]
+
+    def test_a_basis_that_is_not_renewed_for_long_is_warned_of(self):
+        model = regularized()
+        kp.refresh_eigenbasis(model, DATA[0])
+        fit(model, epochs=39)
+        with pytest.warns(UserWarning, match="call `keras_powerlaw.refresh_eigenbasis"):
+            fit(model, epochs=1)
+
+    @only("tensorflow", "torch", why="there, recording gradients can't be seen")
+    def test_a_loop_that_forgets_to_say_that_it_trains_is_refused(self):
+        model = regularized()
+        assert float(model.evaluate(*DATA, verbose=0)) > 0
+
+        def loss():
+            model(DATA[0])
+            return float(sum(model.losses))
+
+        with pytest.raises(ValueError, match="with `training=True`"):
+            if BACKEND == "tensorflow":
+                import tensorflow as tf
+
+                with tf.GradientTape():
+                    loss()
+            loss()
+
+    def test_nan_is_reported_once_and_logged(self):
+        x = DATA[0].copy()
+        x[150] = np.nan
+        model = regularized()
+        fit(model, kp.EigenbasisRefresh())
+        with pytest.warns(UserWarning) as seen:
+            logs = fit(model, kp.EigenbasisRefresh(), data=(x, DATA[1]), epochs=4)
+        [text] = (str(each.message) for each in seen if "basis" in str(each.message))
+        assert "NaN or infinity" in text and "look for it in the data" in text
+        assert np.isnan(logs["hidden_exponent"][-1])
+
+    def test_a_frozen_layer_is_said_to_be_frozen(self):
+        part = hidden(UNITS, kp.SpectralActivityRegularizer(tau=2))
+        part.trainable = False
+        model = compiled(network(part), **EAGERLY)
+        with pytest.warns(UserWarning, match="'hidden' can do nothing: neither it nor"):
+            fit(model, kp.EigenbasisRefresh())
+
+
+@pytest.mark.parametrize("kind", [np.nan, np.inf])
+def test_samples_that_overflowed_in_half_precision_are_left_out(kind):
+    samples = gaussian(100, (20,))[0]
+    expected, _ = covariance_of(ops.convert_to_tensor(samples)).eigenvectors()
+    spoiled = np.vstack([samples[:50], np.full((3, 20), kind), samples[50:]])
+    spoiled = ops.convert_to_tensor(spoiled.astype("float32"))
+    found, _ = covariance_of(spoiled, "float16").eigenvectors()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        covariance_of(spoiled)
+
+
 class TestALayerThatDies:
     @pytest.mark.parametrize("x", [None, DATA[0]], ids=["window", "data"])
     def test_in_training_keeps_its_basis_and_the_penalty_yields(self, x):
@@ -599,7 +689,8 @@ class TestALayerThatDies:
         callback = kp.EigenbasisRefresh(x, every_steps=2)
         with pytest.warns(UserWarning, match="'hidden' could not be renewed") as seen:
             logs = fit(model, callback, Kill(), batch_size=230, epochs=12)
-        assert len(seen) == 1 and "vary in only 0 of 24" in str(seen[0].message)
+        [warned] = (str(each.message) for each in seen if "basis" in str(each.message))
+        assert "vary in only 0 of 24" in warned
         assert np.isnan(logs["hidden_exponent"][-1])
         assert np.all(np.isfinite(logs["loss"]))
         assert regularizer_of(model).basis is not None

@@ -133,6 +133,13 @@ class TestValueAndGradient:
             kp.SpectralActivityRegularizer(tau=1).penalty(np.ones((3, 2)))
 
 
+@pytest.mark.parametrize("name", ["alpha", "tau", "beta", "form", "reduction", "exact"])
+def test_settings_are_not_changed_under_steps_that_are_compiled(name):
+    regularizer = kp.SpectralActivityRegularizer()
+    with pytest.raises(AttributeError, match=f"`{name}` of .* layers, {name}=..."):
+        setattr(regularizer, name, getattr(regularizer, name))
+
+
 class TestTrainingLoss:
     @pytest.mark.parametrize(
         "settings", [*({"form": form} for form in FORMS), {"exact": True}], ids=str

@@ -398,3 +398,18 @@ def test_refreshes_and_maps_end_with_the_rank():
     assert kp.refresh_eigenbasis(model(5), x)["offset"].fit_range == (6, 10)
     with pytest.raises(ValueError, match="by more than rounding errors"):
         kp.refresh_eigenbasis(model(15), x)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_figures_do_not_depend_on_the_scale(scale):
+    eigenvalues = np.arange(1, 51.0) ** -1
+    found, expected = kp.Spectrum(scale * eigenvalues), kp.Spectrum(eigenvalues)
+    for name in ("exponent", "dimension_90", "participation_ratio", "rank"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), 1e-9)
+
+
+def test_a_mask_is_not_ignored():
+    samples = np.ma.masked_greater(np.random.default_rng(0).normal(size=(50, 9)), 2)
+    with pytest.raises(ValueError, match="`samples`. Expected an array without masked"):
+        kp.Spectrum.from_samples(samples)
+    assert kp.Spectrum.from_samples(samples.filled(2)).rank == 9

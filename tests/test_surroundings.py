@@ -147,15 +147,18 @@ def test_sample_weights_weigh_the_data_not_the_penalty(data):
 def test_accumulated_gradients_are_the_mean_of_those_of_the_steps(data):
     halves = [[array[rows] for array in data] for rows in (slice(60), slice(60, None))]
 
-    def change(batches, **options):
+    def change(batches, steps=0, **options):
         model = compiled_model(keras.optimizers.SGD(0.1, **options))
         kp.refresh_eigenbasis(model, data[0])
+        for _ in range(steps):  # which say how far the penalty may go
+            model.layers[0].activity_regularizer.eigenbasis.count_step()
         before = to_numpy(model.layers[0].kernel)
         for batch in batches:
             model.train_on_batch(*batch)
         return to_numpy(model.layers[0].kernel) - before
 
-    expected = np.mean([change([half]) for half in halves], axis=0)
+    changes = [change([half], steps) for steps, half in enumerate(halves)]
+    expected = np.mean(changes, axis=0)
     found = change(halves, gradient_accumulation_steps=2)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 

@@ -113,6 +113,10 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 
+# Below every logit; infinity would alarm the debugging aids of the backends.
+LARGEST = float(np.finfo("float32").max)
+
+
 def logit_ratio(logits: Tensor, labels: Tensor) -> Tensor:
     """The DLR loss of each example, which does not depend on the scale of the logits.
 
@@ -126,7 +130,7 @@ def logit_ratio(logits: Tensor, labels: Tensor) -> Tensor:
     truth = ops.cast(ops.one_hot(labels, classes), "bool")
     zero = ops.zeros_like(logits)
     true_logit = ops.sum(ops.where(truth, logits, zero), axis=-1)
-    other = ops.max(ops.where(truth, zero - float("inf"), logits), axis=-1)
+    other = ops.max(ops.where(truth, zero - LARGEST, logits), axis=-1)
     if classes < 3:
         return other - true_logit
     largest, _ = ops.top_k(logits, 3)

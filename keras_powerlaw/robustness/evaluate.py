@@ -19,6 +19,7 @@ from keras_powerlaw.arguments import (
     Verbose,
     invalid_value,
     is_finite_number,
+    refuse_mask,
     validate_integer,
     validate_verbose,
 )
@@ -395,6 +396,7 @@ def _validate_attacks(attacks: Any) -> list[str]:
 
 def _as_array(argument: str, value: Any) -> NDArray[Any]:
     """An array of any kind as one of NumPy."""
+    refuse_mask(argument, value)
     if ops.is_tensor(value):
         value = ops.convert_to_numpy(value)
     elif hasattr(value, "toarray"):  # a sparse matrix
