@@ -70,7 +70,8 @@ class SpectralActivityRegularizer(
     where λ₁ ≥ … ≥ λ_N are the eigenvalues of the covariance of the layer's N units over
     the batch. κ makes R as small as it can be: the power law is the nearest one. So R
     depends on the shape of the spectrum alone, and not on its scale, and lies between 0
-    and β. With `form="paper"`, it is the penalty of the paper,
+    and β. Its gradient for the activations of a batch has a bound, so that the task comes
+    first. With `form="paper"`, it is the penalty of the paper,
 
         R = β/N ∑_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],
         γₙ = λ_τ (n/τ)^(−α)
@@ -97,7 +98,10 @@ class SpectralActivityRegularizer(
     the eigenvectors over the training set (eq. (5)). The eigenvectors are *derived
     state*: the `EigenbasisRefresh` callback or `refresh_eigenbasis()` renews them, and
     no saved file contains them. As long as there are none, a training step raises an
-    error, and `evaluate()` and `predict()` omit the penalty.
+    error, and `evaluate()` and `predict()` omit the penalty. Where there are 250 or
+    more, training steps use groups of them in turns. Behind dropout and other layers
+    with noise, the activations are those of a second pass of the batch, in inference
+    mode.
 
     Give it to any layer as `activity_regularizer`, a new object for each layer. The
     penalty is R at any batch size: it is a separate term in `model.losses`, and
@@ -123,6 +127,7 @@ class SpectralActivityRegularizer(
     Raises:
         ValueError: If an argument is outside its range, or, in a training step, if
             there is no eigenbasis yet.
+        AttributeError: If an argument is changed later.
 
     Example:
 
