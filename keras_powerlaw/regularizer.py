@@ -70,8 +70,8 @@ class SpectralActivityRegularizer(
     where λ₁ ≥ … ≥ λ_N are the eigenvalues of the covariance of the layer's N units over
     the batch. κ makes R as small as it can be: the power law is the nearest one. So R
     depends on the shape of the spectrum alone, and not on its scale, and lies between 0
-    and β. Its gradient for the activations of a batch has a bound, so that the task comes
-    first. With `form="paper"`, it is the penalty of the paper,
+    and β. Its gradient for the activations of a batch has a bound, so that the task
+    comes first. With `form="paper"`, it is the penalty of the paper,
 
         R = β/N ∑_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],
         γₙ = λ_τ (n/τ)^(−α)
