@@ -196,16 +196,12 @@ class Eigenbasis:
         if self.window is not None:
             self.window.close()
             self.window = None
-        self.discard_validation()
-        for name in ("basis", "share", "strength", "steps"):
-            discard_state(self._layer, name)
-        self._forget_vectors()
-
-    def discard_validation(self) -> None:
-        """Keeps no more activations in inference mode."""
         if self.validation is not None:
             self.validation.close()
             self.validation = None
+        for name in ("basis", "share", "strength", "steps"):
+            discard_state(self._layer, name)
+        self._forget_vectors()
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that is kept, for a backup."""
@@ -214,6 +210,7 @@ class Eigenbasis:
             for name in ("vectors", "share", "strength"):
                 value = ops.cast(getattr(self, name), "float32")
                 arrays[name] = ops.convert_to_numpy(value)
+        if self.status != "absent":
             steps = parts_of_replicas(self._steps)
             arrays["steps"] = np.array([int(part) for part in steps])
         return arrays
@@ -223,6 +220,7 @@ class Eigenbasis:
         if "vectors" in arrays:
             share, strength = (float(arrays[name]) for name in ("share", "strength"))
             self.assign(arrays["vectors"], share, strength)
+        if "steps" in arrays and self.status != "absent":
             parts = parts_of_replicas(self._steps)
             for part, steps in zip(parts, arrays["steps"], strict=True):
                 part.assign(steps)

@@ -724,10 +724,6 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                 self._validated[name] = np.nan
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self._validated:
-            with creating_state(self.model):
-                for basis in self._bases().values():
-                    basis.discard_validation()
         self._sample = None  # frees its memory
         if self.backup:
             self.backup.unlink(missing_ok=True)
