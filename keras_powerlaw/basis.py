@@ -174,10 +174,11 @@ class Eigenbasis:
         if units is not None:
             self._open(self.window, units)
 
-    def keep_validation(self, replicas: int) -> None:
+    def keep_validation(self, units: int, replicas: int) -> None:
         """Makes calls in inference mode keep their latest activations, from none on."""
         if self.validation is None:
             self.validation = ActivationWindow(self._layer, replicas, "validation_")
+            self._open(self.validation, units)
         self.validation.clear()
 
     def write(self, samples: Tensor, training: bool = True) -> None:

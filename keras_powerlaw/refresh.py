@@ -625,6 +625,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         self.verbose = validate_verbose(verbose)
         self._trained: keras.Model | None = None
         self._course = Course()
+        self._validated: dict[str, float] = {}  # exponents
         self._forget()
 
     def _forget(self) -> None:
@@ -637,7 +638,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         _look_behind_noise(self.model)
         self._watches: dict[str, PenaltyWatch] = {}
         self._warned: set[str] = set()  # layers
-        self._validated: dict[str, float] = {}  # exponents
+        self._validated = {}
         self._course = Course(refreshes=self._course.refreshes)
         self._steps_in_epoch = 0
         self._every: int | None = None
@@ -697,13 +698,14 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
             write_backup(self.backup, self.model, self._course, self._figures)
 
     def on_test_begin(self, logs: Any = None) -> None:
-        bases = self._bases().values()
-        is_new = any(basis.validation is None for basis in bases)
+        is_new = any(basis.validation is None for basis in self._bases().values())
         replicas = getattr(strategy_of(self.model), "num_replicas_in_sync", 1)
         hold_current_weights(self.model)
         with creating_state(self.model, is_new=False):
-            for basis in bases:
-                basis.keep_validation(replicas)
+            for layer in layers_with_basis(self.model):
+                if units := _units_of(layer):
+                    basis = layer.activity_regularizer.eigenbasis
+                    basis.keep_validation(units, replicas)
         if is_new:
             self.model.make_test_function(force=True)
 
@@ -713,7 +715,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         for name, basis in self._bases().items():
             window: Any = basis.validation
             try:
-                if not window.is_filled:
+                if window is None or not window.is_filled:
                     raise Degenerate("There are too few samples.")
                 sigma = covariance_of(window.samples(), layers[name].compute_dtype)
                 eigenvalues, _ = sigma.eigenvectors()
