@@ -342,7 +342,12 @@ def retrace(model: keras.Model) -> None:
     """Makes a model, if it is compiled, trace its training and test steps again."""
     if model.compiled:
         model.make_train_function(force=True)
-        model.make_test_function(force=True)
+        retrace_evaluation(model)
+
+
+def retrace_evaluation(model: keras.Model) -> None:
+    """Makes a compiled model trace its test step again."""
+    model.make_test_function(force=True)
 
 
 def warn_at_step(model: keras.Model, step: int, message: str) -> None:

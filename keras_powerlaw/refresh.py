@@ -40,6 +40,7 @@ from keras_powerlaw.keras_internals import (
     has_noise,
     hold_current_weights,
     retrace,
+    retrace_evaluation,
     stop_warning,
     strategy_of,
     warn_at_step,
@@ -707,7 +708,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
                     basis = layer.activity_regularizer.eigenbasis
                     basis.keep_validation(units, replicas)
         if is_new:
-            self.model.make_test_function(force=True)
+            retrace_evaluation(self.model)
 
     def on_test_end(self, logs: Any = None) -> None:
         hold_current_weights(self.model)

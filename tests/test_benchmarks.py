@@ -147,7 +147,7 @@ def test_stored_measurements_make_the_page_s_tables(capsys):
     zoo = printed.partition("\nzoo, ")[2].partition("\nrepeats, ")[0]
     rows = [line.split(" | ") for line in zoo.splitlines() if " PGD " not in line]
     cells = [" | ".join(row[1:10]) for row in rows if len(row) > 10]
-    assert len(cells) == 79
+    assert len(cells) == 87
     assert [row for row in cells if f"| {row} |" not in page] == []
 
 
