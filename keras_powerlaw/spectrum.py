@@ -566,14 +566,14 @@ class Covariance:
             of samples are zero.
         """
         matrix: NDArray[Any]
-        if self._kept is not None:
-            matrix = gram_matrix(self._kept, self.mean())
-            divisor, rank = self.count - 1, self.count - 1  # centering has taken one
-        else:
-            matrix, divisor, rank = self._lower_triangle(), 1, self.units
-        # All of them, which costs no more than some: most of it is the reduction to a
-        # tridiagonal matrix.
         with _BLAS.limit(limits=_idle_cores(), user_api="blas"):
+            if self._kept is not None:
+                matrix = gram_matrix(self._kept, self.mean())
+                divisor = rank = self.count - 1  # centering has taken one
+            else:
+                matrix, divisor, rank = self._lower_triangle(), 1, self.units
+            # All of them, which costs no more than some: most of it is the reduction to
+            # a tridiagonal matrix.
             ascending = scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True)
         # Rounding can leave eigenvalues of a singular covariance slightly below zero.
         largest = np.maximum(ascending[::-1][:rank], 0.0) / divisor
@@ -655,10 +655,15 @@ class Covariance:
 
 
 def _idle_cores() -> int:
-    """The number of cores without work, at least 1; 1 on Windows, which can't tell."""
+    """The number of cores without work, at least 1; 1 on Windows, which can't tell.
+
+    Never more than BLAS has: a user's limit, as in `OPENBLAS_NUM_THREADS`, holds.
+    """
+    blas = _BLAS.select(user_api="blas").info()
+    threads = [int(library["num_threads"]) for library in blas]
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else cores
-    return max(1, cores - round(load))
+    return max(1, min([cores - round(load), *threads]))
 
 
 def gram_matrix(

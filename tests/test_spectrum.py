@@ -8,6 +8,7 @@ import pytest
 import reference
 from keras import layers
 from models import network
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import keras_powerlaw as kp
 from keras_powerlaw import Spectrum, arguments
@@ -291,6 +292,29 @@ class TestCovariance:
         running = covariance_of(data, 1, dtype=dtype, keeps_samples=keeps_samples)
         with pytest.raises(Degenerate, match="NaN or infinity"):
             running.eigenvectors()
+
+
+@pytest.mark.parametrize("keeps_samples", [False, True])
+@pytest.mark.parametrize(
+    "load, allowed, expected", [(0.0, 2, 2), (0.0, 1, 1), (2.0, 2, 1)]
+)
+def test_eigenvalues_take_idle_cores_within_the_limit_of_the_user(
+    monkeypatch, load, allowed, expected, keeps_samples
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load,) * 3, raising=False)
+    data = samples_like((30, 50))
+    running, seen = covariance_of(data, keeps_samples=keeps_samples), []
+
+    def eigh(*args, **options):
+        blas = ThreadpoolController().select(user_api="blas")
+        seen.extend(each["num_threads"] for each in blas.info())
+        return np.zeros(len(args[0]))
+
+    monkeypatch.setattr("scipy.linalg.eigh", eigh)
+    with threadpool_limits(allowed, user_api="blas"):
+        running.eigenvalues()
+    assert max(seen) == expected
 
 
 def with_spectrum(variances, count, mean=0.0):
