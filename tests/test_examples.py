@@ -77,7 +77,7 @@ def test_feature_maps(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The spectral penalty never acted")
+@pytest.mark.filterwarnings("ignore:The spectral penalty has not begun")
 def test_sensitivity(folder, tmp_path):
     path = tmp_path / "maps.png"
     arguments = ["--data-dir", folder, "--width", "20", "--epochs", "1"]
@@ -86,7 +86,7 @@ def test_sensitivity(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The spectral penalty never acted")
+@pytest.mark.filterwarnings("ignore:The spectral penalty has not begun")
 def test_whitening(folder, capsys):
     arguments = ["--data-dir", folder, "--width", "20", "--epochs", "2"]
     rows = whitening.main(arguments)
