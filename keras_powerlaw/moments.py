@@ -7,7 +7,6 @@ mean of zero in them and no stimulus is multiplied with itself.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
@@ -63,8 +62,8 @@ class MomentSpectrum:
 
         Hₖ = tr Σᵏ / N ≈ 1/N ∑ₙ (c γₙ)ᵏ,    n = 1 … N
 
-    by least squares, with the residuals whitened by the covariance of the moments. It
-    is itself a target: `levels(n)` are the fitted variances.
+    by least squares of Hₖ or of log Hₖ, with the residuals whitened by the covariance
+    of the moments. It is itself a target: `levels(n)` are the fitted variances.
 
     Args:
         moments: H₁, H₂, …, an array of shape `(moments,)`, all above zero.
@@ -73,6 +72,8 @@ class MomentSpectrum:
         breaks: `None` for one power law, the n of a break, or `"search"` for the best
             one. Defaults to `None`.
         fitted: Fit only so many of the moments. Defaults to `None`: all.
+        logarithms: Whether to fit log Hₖ. Of few stimuli, the errors of high moments
+            grow with the moments, which biases a fit of Hₖ. Defaults to False.
     """
 
     moments: Array
@@ -80,6 +81,7 @@ class MomentSpectrum:
     units: int
     breaks: Breaks = None
     fitted: int | None = None
+    logarithms: bool = False
 
     def __post_init__(self) -> None:
         moments = np.asarray(self.moments, "float64")
@@ -197,7 +199,8 @@ class MomentSpectrum:
         _, *values = self._fit.parameters
         margins = NORMAL * self._fit.errors[1:]
         ends = np.stack([values - margins, values + margins], axis=1)
-        ends[2:] = np.exp(ends[2:])
+        with np.errstate(over="ignore"):
+            ends[2:] = np.exp(ends[2:])
         fields = ("alpha", "beyond", "at")
         return {
             field: (float(low), float(high))
@@ -232,12 +235,12 @@ class MomentSpectrum:
     def break_gain(self) -> float:
         """By how much the best break lowers χ², with all moments fitted.
 
-        NaN of fewer than five moments, which do not determine a broken law.
+        NaN unless there are five moments above zero, which determine a broken law.
         """
-        if len(self.moments) < 5:
+        if len(self.moments) < 5 or np.any(self.moments <= 0):
             return float("nan")
         one, broken = (
-            _fitted(self.moments, self.covariance, self.units, breaks).cost
+            dataclasses.replace(self, breaks=breaks, fitted=None).chi_squared
             for breaks in (None, "search")
         )
         return one - broken
@@ -249,7 +252,7 @@ class MomentSpectrum:
         It is if `break_gain` is above 13.8, the 99.9 % quantile of χ² with two degrees
         of freedom.
         """
-        return self.break_gain > WORTH_A_BREAK
+        return bool(self.break_gain > WORTH_A_BREAK)
 
     @property
     def dimension_90(self) -> int:
@@ -260,9 +263,8 @@ class MomentSpectrum:
     @cached_property
     def _fit(self) -> _Fit:
         used = slice(self.fitted)
-        return _fitted(
-            self.moments[used], self.covariance[used, used], self.units, self.breaks
-        )
+        moments, covariance = self.moments[used], self.covariance[used, used]
+        return _fitted(moments, covariance, self.units, self.breaks, self.logarithms)
 
 
 def moment_spectrum(
@@ -358,7 +360,12 @@ def moment_spectrum(
         raise _no_signal(f"tr Σᵏ / (tr Σ)ᵏ of {moments}")
     scale = (total / (stimuli - 1)) ** np.arange(1, BROKEN + 1) / units
     return MomentSpectrum(
-        moments * scale, covariance * np.outer(scale, scale), units, breaks, fitted
+        moments * scale,
+        covariance * np.outer(scale, scale),
+        units,
+        breaks,
+        fitted,
+        logarithms=True,
     )
 
 
@@ -520,16 +527,18 @@ def _traces(products: Array, order: NDArray[np.integer]) -> Array:
     return np.asarray(sums / scipy.special.comb(pairs, np.arange(1, BROKEN + 1)))
 
 
-def _fitted(moments: Array, covariance: Array, units: int, breaks: Breaks) -> _Fit:
+def _fitted(
+    moments: Array, covariance: Array, units: int, breaks: Breaks, logarithms: bool
+) -> _Fit:
     """The best law, over several first values and, if searched, over breaks."""
     k = np.arange(1, len(moments) + 1)
-    # Divided by the sum of the variances, and whitened through the correlations: the
-    # covariance itself spans more orders of magnitude than float64 has digits.
-    total = units * moments[0]
+    # Of relative errors, whitened through their correlations: the covariance itself
+    # spans more orders of magnitude than float64 has digits.
     deviations = np.sqrt(covariance.diagonal())
     variances, vectors = np.linalg.eigh(covariance / np.outer(deviations, deviations))
     variances = np.maximum(variances, variances[-1] * len(k) * np.finfo(float).eps)
-    whiten = (vectors / np.sqrt(variances)).T / (deviations / total**k)
+    whiten = (vectors / np.sqrt(variances)).T * (moments / deviations)
+    total = units * moments[0]
     scaled, log_n = moments / total**k, np.log(np.arange(1, units + 1))
 
     def solve(start: Sequence[float], fixed: Sequence[float] = ()) -> Any:
@@ -537,37 +546,47 @@ def _fitted(moments: Array, covariance: Array, units: int, breaks: Breaks) -> _F
             log_levels, slopes = _log_law([*parameters, *fixed], log_n)
             levels = np.exp(log_levels)
             powers = np.cumprod(np.broadcast_to(levels, (len(k), units)), axis=0)
-            jacobian = k[:, np.newaxis] * (powers @ slopes[: len(parameters)].T) / units
-            return whiten @ (powers.mean(axis=1) - scaled), whiten @ jacobian
+            ratios = powers.mean(axis=1) / scaled
+            jacobian = powers @ slopes[: len(parameters)].T / units
+            jacobian *= (k / scaled / (ratios if logarithms else 1.0))[:, np.newaxis]
+            residuals = np.log(ratios) if logarithms else ratios - 1.0
+            return whiten @ residuals, whiten @ jacobian
 
+        # The sum of the variances is 1, so that none is 10.
+        lower, upper = [-np.inf, 0.0, 0.0, 0.0], [np.log(10), np.inf, np.inf, np.inf]
         return scipy.optimize.least_squares(
             lambda parameters: of_law(parameters)[0],
             start,
             lambda parameters: of_law(parameters)[1],
-            bounds=([-np.inf, 0, 0, 0][: len(start)], np.inf),
+            bounds=(lower[: len(start)], upper[: len(start)]),
             xtol=1e-12,
             ftol=1e-12,
             gtol=1e-12,
         )
 
-    def best(*bends: float) -> Any:
+    def best(*fixed: float) -> Any:
         fits = []
-        for alpha, bend in itertools.product(STARTS, bends or [None]):
+        for alpha in STARTS:
             level = -np.log(np.sum(np.exp(-alpha * log_n)))
-            start = [level, alpha] if bend is None else [level, alpha, alpha]
-            fixed = [] if bend is None else [bend]
-            fits.append((solve(start, fixed), fixed))
-        return min(fits, key=lambda pair: pair[0].cost)
+            fits.append(solve([level, *[alpha] * (1 + len(fixed))], fixed))
+        return min(fits, key=lambda fit: fit.cost)
 
     if breaks == "search":
+        # From break to break, each fit begins where the last one ended.
         grid = np.log(np.geomspace(2, units / 2, int(2 * np.log2(units))))
-        nearest, bend = best(*grid)
-        found = solve([*nearest.x, *bend])
+        fits = [best(grid[0])]
+        for bend in grid[1:]:
+            fits.append(solve(fits[-1].x, [bend]))
+        nearest = int(np.argmin([fit.cost for fit in fits]))
+        found = solve([*fits[nearest].x, grid[nearest]])
     else:
-        found, _ = best(*([] if breaks is None else [np.log(breaks)]))
-    errors = np.sqrt(np.diag(np.linalg.pinv(found.jac.T @ found.jac)))
+        found = best(*([] if breaks is None else [np.log(breaks)]))
+    # The diagonal of (JᵀJ)⁻¹; large where the moments do not determine a parameter.
+    _, values, rows = np.linalg.svd(found.jac, full_matrices=False)
+    values = np.maximum(values, values[0] * np.finfo(float).eps)
+    errors = np.linalg.norm(rows / values[:, np.newaxis], axis=0)
     parameters = found.x + np.eye(len(found.x))[0] * np.log(total)
-    return _Fit(parameters, errors, 2 * found.cost)
+    return _Fit(parameters, errors, float(2 * found.cost))
 
 
 def _log_law(parameters: Sequence[float], log_n: Array) -> tuple[Array, Array]:
