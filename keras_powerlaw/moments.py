@@ -231,7 +231,7 @@ class MomentSpectrum:
         """The probability of a larger `chi_squared` if the law is true."""
         return float(scipy.stats.chi2.sf(self.chi_squared, self.degrees_of_freedom))
 
-    @cached_property
+    @property
     def break_gain(self) -> float:
         """By how much the best break lowers χ², with all moments fitted.
 
