@@ -18,7 +18,7 @@ TORCH ?= 2.13.0
 PYTEST = pytest -q -n 2 --dist worksteal
 # What says the same on every backend and with every Keras: `make test` runs it.
 ONCE = $(addprefix --ignore=tests/test_,architecture.py arguments.py benchmarks.py \
-         documentation.py examples.py flags.py package.py plotting.py progress.py \
+         documentation.py examples.py flags.py moments.py package.py plotting.py progress.py \
          recordings.py report.py research_data.py research_experiments.py \
          research_table.py research_train.py site.py spectrum.py watch.py)
 # But for the page with a block for each backend.

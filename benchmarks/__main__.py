@@ -16,7 +16,8 @@ wall clock, CPU seconds those of all threads; on a shared machine, trust the lat
     spectrum     training until the layer's exponent is 1, by each of the schedules
     interval     trainings that renew the basis more or less often, on more or less
     zoo          ordinary networks, each with the penalty in each of its forms
-    repeats      cvPCA and PCA of two simulated repeats: exponents, time, memory
+    repeats      two simulated repeats by moments, cvPCA and PCA: time, memory
+    laws         the same, many small ones of known laws: bias, coverage
     flags        the strong attacks, and the flags they raise
 
 The network is that of section 4.1, 2,000 tanh units with batch normalization, where a
@@ -54,6 +55,7 @@ KINDS = {
     "interval": (spectra.interval_cases, spectrum_tables.interval_table),
     "zoo": (zoo.cases, zoo.table),
     "repeats": (recordings.cases, recordings.table),
+    "laws": (recordings.law_cases, recordings.law_table),
     "flags": (robustness.cases, robustness.table),
 }
 

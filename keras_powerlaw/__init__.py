@@ -7,6 +7,12 @@ from keras_powerlaw.attach import (
 )
 from keras_powerlaw.jacobian import add_jacobian_regularizer
 from keras_powerlaw.measure import SpectrumMonitor, measure_spectrum
+from keras_powerlaw.moments import (
+    MomentSpectrum,
+    moment_spectrum,
+    participation_ratio,
+)
+from keras_powerlaw.penalty import BrokenPowerLaw, PowerLaw
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
 from keras_powerlaw.recordings import (
     CrossValidatedSpectrum,
@@ -28,9 +34,12 @@ from keras_powerlaw.whitening import WhiteningLayer, refresh_whitening
 __version__ = "0.1.0"
 
 __all__ = [
+    "BrokenPowerLaw",
     "CrossValidatedSpectrum",
     "EigenbasisRefresh",
     "Flag",
+    "MomentSpectrum",
+    "PowerLaw",
     "RobustnessReport",
     "RobustnessSummary",
     "SensitivityMaps",
@@ -44,6 +53,8 @@ __all__ = [
     "cross_validated_spectrum",
     "evaluate_robustness",
     "measure_spectrum",
+    "moment_spectrum",
+    "participation_ratio",
     "plot_robustness",
     "plot_sensitivity",
     "plot_spectrum",

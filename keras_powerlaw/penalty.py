@@ -64,6 +64,50 @@ class PowerLaw:
         return np.asarray(np.asarray(n, "float64") ** -self.alpha)
 
 
+@dataclasses.dataclass(frozen=True)
+class BrokenPowerLaw:
+    """The target n^(−α) up to a break, and n^(−α₂) beyond it, continuous.
+
+        γₙ = n^(−α), n ≤ b;    γₙ = b^(α₂ − α) n^(−α₂), n > b
+
+    Args:
+        alpha: Exponent α up to the break, at least 0.
+        beyond: Exponent α₂ beyond it, at least 0.
+        at: The break b, a real number of at least 1.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import keras_powerlaw as kp
+
+    target = kp.BrokenPowerLaw(alpha=0.5, beyond=1.2, at=20)
+    print(target.levels(np.array([1, 20, 200])))  # 1, 20^(-0.5), and 10^(-1.2) of it
+    ```
+
+    Reference:
+        Pospisil and Pillow (2025), *Revisiting the high-dimensional geometry of
+        population responses in visual cortex*: mouse V1 is described by such a law.
+    """
+
+    alpha: float
+    beyond: float
+    at: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", validate_number("alpha", self.alpha))
+        object.__setattr__(self, "beyond", validate_number("beyond", self.beyond))
+        if not is_finite_number(self.at) or self.at < 1:
+            raise invalid_value("at", "a finite number of at least 1", repr(self.at))
+        object.__setattr__(self, "at", float(self.at))
+
+    def levels(self, n: NDArray[Any]) -> NDArray[np.float64]:
+        """The variances at real numbers n ≥ 1; that at n = 1 is 1."""
+        n = np.asarray(n, "float64")
+        before, after = np.minimum(n, self.at), np.maximum(n / self.at, 1.0)
+        return np.asarray(before**-self.alpha * after**-self.beyond)
+
+
 def as_target(target: float | Target, argument: str = "target") -> Target:
     """Returns a target, for which a number is short: that of `PowerLaw`."""
     if isinstance(target, Target):

@@ -111,7 +111,8 @@ def cross_validated_spectrum(
 
     Raises:
         ValueError: If the repeats are not two real, finite arrays of one shape with at
-            least three stimuli, or are too large for the available memory.
+            least three stimuli, are one array twice, or are too large for the available
+            memory.
 
     Example:
 
@@ -131,19 +132,8 @@ def cross_validated_spectrum(
         Stringer et al. (2019), *High-dimensional geometry of population responses in
         visual cortex*, Methods, "Cross-validated principal components analysis".
     """
-    repeats = [
-        real_array("first", first, "stimuli"),
-        real_array("second", second, "stimuli"),
-    ]
+    repeats = two_repeats(first, second, fewest=3)
     stimuli, units = repeats[0].shape
-    if stimuli < 3:
-        raise invalid_value("first", "at least three stimuli", f"{stimuli}")
-    if repeats[1].shape != (stimuli, units):
-        raise invalid_value(
-            "second",
-            f"responses of the same shape as `first`, {(stimuli, units)}",
-            f"shape {repeats[1].shape}",
-        )
     validate_integer("splits", splits, minimum=1)
     validate_integer("seed", seed, minimum=0)
     directions = min(stimuli - 1, units)
@@ -163,6 +153,35 @@ def cross_validated_spectrum(
         covariances = np.einsum("mn,mn->n", vectors, cross @ vectors)
         total += covariances[::-1][:directions]
     return CrossValidatedSpectrum(total / splits / (stimuli - 1), fit_range)
+
+
+def two_repeats(first: Any, second: Any, fewest: int) -> list[NDArray[np.floating]]:
+    """Returns both, or raises a `ValueError` if they are not two of one experiment."""
+    repeats = [
+        real_array("first", first, "stimuli"),
+        real_array("second", second, "stimuli"),
+    ]
+    shape = repeats[0].shape
+    validate_stimuli(shape[0], fewest)
+    if repeats[1].shape != shape:
+        raise invalid_value(
+            "second",
+            f"responses of the same shape as `first`, {shape}",
+            f"shape {repeats[1].shape}",
+        )
+    if np.array_equal(repeats[0], repeats[1]):
+        raise invalid_value(
+            "second",
+            "another repeat than `first`, with noise of its own; for a single one, or "
+            "without noise, use `Spectrum.from_samples`",
+            "the values of `first`",
+        )
+    return repeats
+
+
+def validate_stimuli(stimuli: int, fewest: int) -> None:
+    if stimuli < fewest:
+        raise invalid_value("first", f"at least {fewest} stimuli", f"{stimuli}")
 
 
 def _products_of_stimuli(repeats: list[NDArray[np.floating]]) -> Products:
