@@ -346,8 +346,13 @@ def retrace(model: keras.Model) -> None:
 
 
 def retrace_evaluation(model: keras.Model) -> None:
-    """Makes a compiled model trace its test step again."""
+    """Makes a compiled model trace its test step again.
+
+    On JAX, every step takes all state, that of the test step too.
+    """
     model.make_test_function(force=True)
+    if keras.backend.backend() == "jax":
+        model.make_train_function(force=True)
 
 
 def warn_at_step(model: keras.Model, step: int, message: str) -> None:
