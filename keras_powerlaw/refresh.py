@@ -73,11 +73,12 @@ from keras_powerlaw.watch import PenaltyWatch
 EVERY_STEPS = 20
 FEWEST_STEPS = 5
 UNITS_PER_STEP = 25
-# Where a refresh is dear, in layers of 500 units and more, the interval grows by this
-# factor up to this multiple, as long as the last basis still shows a twentieth of the
-# penalty. docs/cost.md has what that saves.
+# Where a refresh is dear, in layers of 500 units and more, the interval begins with so
+# many steps and grows by this factor up to this multiple, as long as the last basis
+# still shows a twentieth of the penalty. docs/cost.md has what that saves.
+FIRST_STEPS = 12
 STRETCH = 1.4
-LONGEST = 4
+LONGEST = 7
 STRETCHED_UP_TO = 0.95  # of the staleness
 
 # A basis that has not been renewed for so many steps is one that was forgotten.
@@ -746,7 +747,7 @@ class EigenbasisRefresh(keras.callbacks.Callback):  # type: ignore[misc]
         steps = max(widths, default=0) // UNITS_PER_STEP
         if steps < EVERY_STEPS:
             return max(steps, FEWEST_STEPS)
-        return int(EVERY_STEPS * self._course.stretch)
+        return int(FIRST_STEPS * self._course.stretch)
 
     def _refresh(self, step: int, is_due: bool = True) -> None:
         """Renews the bases, or, before that is due, begins with layers that wait."""
