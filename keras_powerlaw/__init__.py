@@ -5,6 +5,7 @@ from keras_powerlaw.attach import (
     add_spectral_regularizer,
     remove_spectral_regularizer,
 )
+from keras_powerlaw.coloring import color_weights
 from keras_powerlaw.jacobian import add_jacobian_regularizer
 from keras_powerlaw.measure import SpectrumMonitor, measure_spectrum
 from keras_powerlaw.moments import (
@@ -12,7 +13,6 @@ from keras_powerlaw.moments import (
     moment_spectrum,
     participation_ratio,
 )
-from keras_powerlaw.penalty import BrokenPowerLaw, PowerLaw
 from keras_powerlaw.plotting import plot_robustness, plot_sensitivity, plot_spectrum
 from keras_powerlaw.recordings import (
     CrossValidatedSpectrum,
@@ -29,6 +29,7 @@ from keras_powerlaw.robustness.report import (
 )
 from keras_powerlaw.sensitivity import SensitivityMaps, sensitivity_maps
 from keras_powerlaw.spectrum import Spectrum
+from keras_powerlaw.targets import BrokenPowerLaw, PowerLaw
 from keras_powerlaw.whitening import WhiteningLayer, refresh_whitening
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "WhiteningLayer",
     "add_jacobian_regularizer",
     "add_spectral_regularizer",
+    "color_weights",
     "combine_reports",
     "cross_validated_spectrum",
     "evaluate_robustness",

@@ -37,6 +37,7 @@ from keras_powerlaw.layers import (
     require_one_output,
 )
 from keras_powerlaw.regularizer import SpectralActivityRegularizer, validate_width
+from keras_powerlaw.targets import Target
 from keras_powerlaw.units import output_units
 
 
@@ -50,6 +51,7 @@ def add_spectral_regularizer(
     exact: bool = False,
     form: Form = "nearest",
     reduction: Reduction = "flatten",
+    target: Target | float | Sequence[Target | float] | None = None,
 ) -> keras.Model:
     """Gives layers of an existing model a `SpectralActivityRegularizer`, in place.
 
@@ -72,6 +74,8 @@ def add_spectral_regularizer(
             `False`.
         form: Likewise. Defaults to `"nearest"`.
         reduction: Likewise. Defaults to `"flatten"`.
+        target: Instead of α, what the spectra are pulled toward: one target for all
+            layers, or a list with one per layer. Defaults to `None`: n^(−α).
 
     Returns:
         The same model.
@@ -109,12 +113,13 @@ def add_spectral_regularizer(
     targets = _find_targets(model, layers)
     regularizers = [
         SpectralActivityRegularizer(
-            *values, exact=exact, form=form, reduction=reduction
+            *values, target=each, exact=exact, form=form, reduction=reduction
         )
-        for values in zip(
+        for *values, each in zip(
             _one_per_layer("alpha", alpha, targets),
             _one_per_layer("tau", tau, targets),
             _one_per_layer("beta", beta, targets),
+            _one_per_layer("target", target, targets),
             strict=True,
         )
     ]
@@ -354,7 +359,7 @@ def _one_per_layer(
     if len(value) != len(layers):
         raise invalid_value(
             argument,
-            f"a number, or a list with one for each of the {len(layers)} layers",
+            f"one for all, or a list with one for each of the {len(layers)} layers",
             value,
         )
     return value

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
+import keras
 import numpy as np
 import scipy.linalg
 import scipy.optimize
@@ -26,10 +27,10 @@ from keras_powerlaw.arguments import (
     validate_integer,
     validate_verbose,
 )
-from keras_powerlaw.penalty import BrokenPowerLaw, PowerLaw
 from keras_powerlaw.progress import Progress
 from keras_powerlaw.recordings import two_repeats, validate_stimuli
 from keras_powerlaw.spectrum import Interval, real_array
+from keras_powerlaw.targets import BrokenPowerLaw, Configured, PowerLaw
 
 Array: TypeAlias = NDArray[np.float64]
 Breaks: TypeAlias = float | Literal["search"] | None
@@ -56,8 +57,9 @@ class _Fit(NamedTuple):
     cost: float
 
 
+@keras.saving.register_keras_serializable(package="keras_powerlaw")
 @dataclasses.dataclass(frozen=True, eq=False)
-class MomentSpectrum:
+class MomentSpectrum(Configured):
     """A power law, or a broken one, fitted to the moments of a covariance.
 
         Hₖ = tr Σᵏ / N ≈ 1/N ∑ₙ (c γₙ)ᵏ,    n = 1 … N

@@ -1,4 +1,4 @@
-"""The spectral penalty, eqs. (2) to (5): targets, and pure functions of activations.
+"""The spectral penalty, eqs. (2) to (5): pure functions of activations.
 
 These are written in `keras.ops` and are differentiable. Eigenvalue indices are 1-based,
 as in the paper.
@@ -6,22 +6,16 @@ as in the paper.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 from numpy.typing import NDArray
 
-from keras_powerlaw.arguments import (
-    Form,
-    Tensor,
-    invalid_value,
-    is_finite_number,
-    validate_number,
-)
+from keras_powerlaw.arguments import Form, Tensor
 from keras_powerlaw.backends import replica_context
+from keras_powerlaw.targets import Target, relative_levels
 from keras_powerlaw.units import count_examples, sum_over_replicas
 
 # Of an eigenvalue to its target: below the resolution of float32.
@@ -36,87 +30,6 @@ STEPS_TO_BOUND = 200
 # so many: docs/cost.md has what they save and cost.
 MOST_GROUPS = 8
 DIRECTIONS_PER_GROUP = 125
-
-
-@runtime_checkable
-class Target(Protocol):
-    """What a spectrum is pulled toward or compared with, up to its scale."""
-
-    def levels(self, n: NDArray[Any]) -> NDArray[np.float64]:
-        """The variances λₙ of the target at n ≥ 1; only their ratios matter."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PowerLaw:
-    """The target n^(−α).
-
-    Args:
-        alpha: Exponent α, at least 0. Defaults to 1.
-    """
-
-    alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", validate_number("alpha", self.alpha))
-
-    def levels(self, n: NDArray[Any]) -> NDArray[np.float64]:
-        """n^(−α), of real numbers n ≥ 1."""
-        return np.asarray(np.asarray(n, "float64") ** -self.alpha)
-
-
-@dataclasses.dataclass(frozen=True)
-class BrokenPowerLaw:
-    """The target n^(−α) up to a break, and n^(−α₂) beyond it, continuous.
-
-        γₙ = n^(−α), n ≤ b;    γₙ = b^(α₂ − α) n^(−α₂), n > b
-
-    Args:
-        alpha: Exponent α up to the break, at least 0.
-        beyond: Exponent α₂ beyond it, at least 0.
-        at: The break b, a real number of at least 1.
-
-    Example:
-
-    ```python
-    import numpy as np
-    import keras_powerlaw as kp
-
-    target = kp.BrokenPowerLaw(alpha=0.5, beyond=1.2, at=20)
-    print(target.levels(np.array([1, 20, 200])))  # 1, 20^(-0.5), and 10^(-1.2) of it
-    ```
-
-    Reference:
-        Pospisil and Pillow (2025), *Revisiting the high-dimensional geometry of
-        population responses in visual cortex*: mouse V1 is described by such a law.
-    """
-
-    alpha: float
-    beyond: float
-    at: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", validate_number("alpha", self.alpha))
-        object.__setattr__(self, "beyond", validate_number("beyond", self.beyond))
-        if not is_finite_number(self.at) or self.at < 1:
-            raise invalid_value("at", "a finite number of at least 1", repr(self.at))
-        object.__setattr__(self, "at", float(self.at))
-
-    def levels(self, n: NDArray[Any]) -> NDArray[np.float64]:
-        """The variances at real numbers n ≥ 1; that at n = 1 is 1."""
-        n = np.asarray(n, "float64")
-        before, after = np.minimum(n, self.at), np.maximum(n / self.at, 1.0)
-        return np.asarray(before**-self.alpha * after**-self.beyond)
-
-
-def as_target(target: float | Target, argument: str = "target") -> Target:
-    """Returns a target, for which a number is short: that of `PowerLaw`."""
-    if isinstance(target, Target):
-        return target
-    if not is_finite_number(target) or target < 0:
-        raise invalid_value(
-            argument, "a finite number of at least 0, or a spectrum", repr(target)
-        )
-    return PowerLaw(target)
 
 
 def covariance(activity: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,14 +159,6 @@ def spectral_penalty(
     width = tau - 1 + tail.shape[0]
     decay = ops.cast(relative_levels(target, tau, width), tail.dtype)
     return (beta / width) * spectral_distance(tail, decay, 1.0, tau, form, anchor)
-
-
-def relative_levels(
-    target: float | Target, tau: int, width: int
-) -> NDArray[np.float64]:
-    """tₙ/t_τ of a target at n = τ … N."""
-    levels = as_target(target).levels(np.arange(tau, width + 1))
-    return np.asarray(levels / levels[0])
 
 
 def spectral_distance(

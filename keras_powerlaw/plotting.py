@@ -18,11 +18,11 @@ from keras_powerlaw.arguments import (
     is_integer,
     validate_optional_integer,
 )
-from keras_powerlaw.penalty import PowerLaw, Target, as_target
 from keras_powerlaw.robustness.attacks import BY_NAME
 from keras_powerlaw.robustness.report import RobustnessReport
 from keras_powerlaw.sensitivity import SensitivityMaps
 from keras_powerlaw.spectrum import PowerLawFits
+from keras_powerlaw.targets import PowerLaw, Target, as_target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,8 +59,8 @@ def plot_spectrum(
         ax: The Matplotlib axes to draw on. Defaults to those of a new figure.
         tau: Index τ of the first regularized eigenvalue, at least 1, or None to
             shade nothing and divide by the first eigenvalue. Defaults to 10.
-        alpha: Exponent α of the dashed line, or a spectrum that it follows instead.
-            Defaults to 1.0.
+        alpha: Exponent α of the dashed line, or another target that it follows: a
+            `PowerLaw`, a `BrokenPowerLaw` or a `Spectrum`. Defaults to 1.0.
 
     Returns:
         The axes.
@@ -122,6 +122,8 @@ def plot_spectrum(
         )
 
     last = max(curve.shape[1] for curve in curves.values())
+    if isinstance(target, PowerLawFits):  # as far as it was measured
+        last = min(last, target.rank)
     n, name = np.arange(first, last + 1), "target"
     if isinstance(target, PowerLaw):  # a straight line, of which the ends are enough
         n, name = n[[0, -1]], f"$n^{{{0 - target.alpha:g}}}$"

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import keras
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from keras_powerlaw.arguments import invalid_value, require_memory, validate_integer
 from keras_powerlaw.spectrum import (
     PowerLawFits,
+    blas_on_idle_cores,
     gram_matrix,
     real_array,
     validate_fit_range,
@@ -24,6 +26,7 @@ Pair: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 Products: TypeAlias = Callable[[NDArray[np.bool_]], Pair]
 
 
+@keras.saving.register_keras_serializable(package="keras_powerlaw")
 @dataclasses.dataclass(frozen=True, eq=False)
 class CrossValidatedSpectrum(PowerLawFits):
     """Variances of the signal along principal components, without that of the noise.
@@ -147,11 +150,12 @@ def cross_validated_spectrum(
         products = _products_of_units(repeats)
     rng = np.random.default_rng(seed)
     total = np.zeros(directions)
-    for _ in range(splits):
-        own, cross = products(rng.integers(2, size=stimuli).astype(bool))
-        _, vectors = scipy.linalg.eigh(own, driver="evd", overwrite_a=True)
-        covariances = np.einsum("mn,mn->n", vectors, cross @ vectors)
-        total += covariances[::-1][:directions]
+    with blas_on_idle_cores():
+        for _ in range(splits):
+            own, cross = products(rng.integers(2, size=stimuli).astype(bool))
+            _, vectors = scipy.linalg.eigh(own, driver="evd", overwrite_a=True)
+            covariances = np.einsum("mn,mn->n", vectors, cross @ vectors)
+            total += covariances[::-1][:directions]
     return CrossValidatedSpectrum(total / splits / (stimuli - 1), fit_range)
 
 

@@ -21,15 +21,14 @@ from keras_powerlaw.backends import is_recorded
 from keras_powerlaw.basis import Eigenbasis
 from keras_powerlaw.keras_internals import DeferredLoss, in_second_pass
 from keras_powerlaw.penalty import (
-    PowerLaw,
     exact_variances,
     gradient_bound,
     projected_variances,
-    relative_levels,
     spectral_distance,
     spectral_penalty,
     steady_anchor,
 )
+from keras_powerlaw.targets import PowerLaw, Target, as_target, relative_levels
 from keras_powerlaw.units import (
     count_examples,
     count_units,
@@ -37,7 +36,7 @@ from keras_powerlaw.units import (
     validate_reduction,
 )
 
-SETTINGS = ("alpha", "tau", "beta", "exact", "form", "reduction")
+SETTINGS = ("alpha", "tau", "beta", "exact", "form", "reduction", "target")
 _NO_BASIS = (
     "A layer with a SpectralActivityRegularizer can't be trained before its eigenbasis "
     "is known. Pass `callbacks=[keras_powerlaw.EigenbasisRefresh()]` to `fit()`, or "
@@ -71,7 +70,8 @@ class SpectralActivityRegularizer(
     the batch. κ makes R as small as it can be: the power law is the nearest one. So R
     depends on the shape of the spectrum alone, and not on its scale, and lies between 0
     and β. Its gradient for the activations of a batch has a bound, so that the task
-    comes first. With `form="paper"`, it is the penalty of the paper,
+    comes first. Another `target` takes the place of n^(−α). With `form="paper"`, it is
+    the penalty of the paper,
 
         R = β/N ∑_{n=τ}^{N} [ (λₙ/γₙ − 1)² + max(0, λₙ/γₙ − 1) ],
         γₙ = λ_τ (n/τ)^(−α)
@@ -123,6 +123,9 @@ class SpectralActivityRegularizer(
             `"nearest"`.
         reduction: `"flatten"`, `"channels"` or `"mean"`, as above. Defaults to
             `"flatten"`.
+        target: What the spectrum is pulled toward instead of n^(−α): a
+            `BrokenPowerLaw`, a `PowerLaw`, or a measured `Spectrum`, of a layer or of a
+            recording. Its scale does not matter. Defaults to `None`.
 
     Raises:
         ValueError: If an argument is outside its range, or, in a training step, if
@@ -168,10 +171,13 @@ class SpectralActivityRegularizer(
         exact: bool = False,
         form: Form = "nearest",
         reduction: Reduction = "flatten",
+        target: Target | float | None = None,
     ) -> None:
         super().__init__(dtype="float32")
         self.alpha = validate_number("alpha", alpha)
-        self.target = PowerLaw(self.alpha)
+        if target is not None and alpha != 1.0:
+            raise invalid_value("alpha", "no exponent beside a `target`", alpha)
+        self.target = PowerLaw(self.alpha) if target is None else as_target(target)
         self.tau = validate_integer("tau", tau, minimum=1)
         self.beta = validate_number("beta", beta)
         self.exact = validate_boolean("exact", exact)
@@ -291,13 +297,21 @@ class SpectralActivityRegularizer(
         pass
 
     def get_config(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in SETTINGS}
+        config = {name: getattr(self, name) for name in SETTINGS}
+        is_default = self.target == PowerLaw(self.alpha)
+        target = (
+            None if is_default else keras.saving.serialize_keras_object(self.target)
+        )
+        return {**config, "target": target}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SpectralActivityRegularizer:
+        config = dict(config)
         if "log_ratio" in config:  # a file from before there was `form`
-            config = dict(config)
             config["form"] = "log" if config.pop("log_ratio") else "paper"
+        if isinstance(config.get("target"), dict):
+            target = keras.saving.deserialize_keras_object(config["target"])
+            config["target"] = target
         return cls(**config)
 
 

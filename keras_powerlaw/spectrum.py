@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, cast
 
+import keras
 import numpy as np
 import scipy.linalg
 import scipy.stats
@@ -21,7 +23,7 @@ from keras_powerlaw.arguments import (
     validate_number,
     validate_optional_integer,
 )
-from keras_powerlaw.penalty import Target, as_target
+from keras_powerlaw.targets import Configured, Target, as_target
 
 Interval = tuple[float, float]
 
@@ -58,7 +60,7 @@ class Distance(NamedTuple):
     maximum: float
 
 
-class PowerLawFits:
+class PowerLawFits(Configured):
     """A `Spectrum` or a `CrossValidatedSpectrum`, with what is fitted to it."""
 
     eigenvalues: NDArray[np.float64]
@@ -122,9 +124,24 @@ class PowerLawFits:
         return low <= 0 <= high or abs(self.curvature) <= TOLERATED_CURVATURE
 
     def levels(self, n: NDArray[Any]) -> NDArray[np.float64]:
-        """The eigenvalues at integers n, as a target; zero beyond `rank`."""
-        known = np.append(self.eigenvalues[: self.rank], 0.0)
-        return np.asarray(known[np.minimum(n, len(known)) - 1])
+        """The eigenvalues as a target, at real numbers n ≥ 1.
+
+        Linear in log n and log λ between them; beyond `rank`, where wider layers have
+        units, n^(−α) with α the fitted `exponent`.
+        """
+        known = self.eigenvalues[: self.rank]
+        (positive,) = np.nonzero(known > 0)
+        if not positive.size:
+            return np.zeros(np.shape(n))
+        log_n, log_known = np.log(n), np.log(positive + 1)
+        within = np.interp(log_n, log_known, np.log(known[positive]))
+        beyond = np.maximum(log_n - log_known[-1], 0.0)
+        slope = np.where(beyond > 0, self.exponent, 0.0)
+        return np.asarray(np.exp(within - slope * beyond))
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"a spectrum of rank {self.rank}, of exponent {self.exponent:.2f}"
 
     def distance(
         self,
@@ -139,7 +156,8 @@ class PowerLawFits:
         eigenvalues times the factor that makes γ_τ = λ_τ.
 
         Args:
-            target: The exponent α, at least 0, or another spectrum. Defaults to 1.0.
+            target: The exponent α, at least 0, or another target: a `PowerLaw`, a
+                `BrokenPowerLaw`, or another spectrum. Defaults to 1.0.
             fit_range: `(first, last)`, 1-based and inclusive. Defaults to `fit_range`
                 of this spectrum. Either is cut off at the end of the shorter spectrum.
 
@@ -157,7 +175,10 @@ class PowerLawFits:
         if fit_range is not None:
             first, last = validate_fit_range(fit_range, len(self.eigenvalues))
             last = min(last, self.rank)
-        gamma = as_target(target).levels(np.arange(first, last + 1))
+        target = as_target(target)
+        if isinstance(target, PowerLawFits):
+            last = min(last, target.rank)
+        gamma = target.levels(np.arange(first, last + 1))
         own = self.eigenvalues[first - 1 : last]
         positive = (own > 0) & (gamma > 0)
         if np.sum(positive) < 2 or not positive[0]:
@@ -187,6 +208,7 @@ class PowerLawFits:
         return first, min(last, self.rank)
 
 
+@keras.saving.register_keras_serializable(package="keras_powerlaw")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Spectrum(PowerLawFits):
     """A covariance spectrum and the figures that describe it.
@@ -566,7 +588,7 @@ class Covariance:
             of samples are zero.
         """
         matrix: NDArray[Any]
-        with _BLAS.limit(limits=_idle_cores(), user_api="blas"):
+        with blas_on_idle_cores():
             if self._kept is not None:
                 matrix = gram_matrix(self._kept, self.mean())
                 divisor = rank = self.count - 1  # centering has taken one
@@ -654,16 +676,21 @@ class Covariance:
         return np.asarray(syr(scale, mean, lower=True, a=sigma, overwrite_a=True))
 
 
-def _idle_cores() -> int:
-    """The number of cores without work, at least 1; 1 on Windows, which can't tell.
+def blas_on_idle_cores() -> contextlib.AbstractContextManager[Any]:
+    """Gives BLAS the cores that have no work, at least one.
 
-    Never more than BLAS has: a user's limit, as in `OPENBLAS_NUM_THREADS`, holds.
+    Never more than it has: a user's limit, as in `OPENBLAS_NUM_THREADS`, holds. On
+    Windows, which can't tell, it is one.
     """
     blas = _BLAS.select(user_api="blas").info()
     threads = [int(library["num_threads"]) for library in blas]
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else cores
-    return max(1, min([cores - round(load), *threads]))
+    idle = max(1, min([cores - round(load), *threads]))
+    return cast(
+        "contextlib.AbstractContextManager[Any]",
+        _BLAS.limit(limits=idle, user_api="blas"),
+    )
 
 
 def gram_matrix(

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_powerlaw.penalty import Target
 from keras_powerlaw.spectrum import Spectrum
+from keras_powerlaw.targets import Target
 
 # A basis is stale if it shows less than half of the penalty. A warning is due if every
 # basis was stale for at least this many steps and refreshes …

@@ -1,4 +1,4 @@
-"""Whitening of a layer's activations, eq. (10)."""
+"""Whitening of a layer's activations, eq. (10), and coloring them by a target."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from keras_powerlaw.layers import plain_layers, validate_model
 from keras_powerlaw.penalty import covariance
 from keras_powerlaw.progress import Progress
 from keras_powerlaw.spectrum import Covariance
+from keras_powerlaw.targets import Target, as_target, relative_levels
 from keras_powerlaw.units import count_examples, to_samples
 
 # The factor was found in all cases where this times ε ‖Σ‖_F was added, with a margin of
@@ -35,19 +36,22 @@ MARGIN = 16
 
 @keras.saving.register_keras_serializable(package="keras_powerlaw")
 class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
-    """Whitens activations: mean zero, covariance the identity.
+    """Whitens activations, or gives them another spectrum, by construction.
 
-        x̃ = R⁻¹ (x − μ),  R Rᵀ = Σ + ridge · I
+        x̃ = diag(γₙ)^½ R⁻¹ (x − μ),  R Rᵀ = Σ + ridge · I
 
     where μ and Σ are the mean and covariance over the batch, and R is the lower
-    Cholesky factor. Gradients flow through all three. Inputs with more than two
-    dimensions are flattened to `(batch, units)`, and the output has the input's shape.
+    Cholesky factor. Without a `target`, γₙ = 1: the output is white, of mean zero and
+    covariance the identity. With one, its covariance is diagonal, with the target's
+    levels, whose mean is one: unit n has the n-th largest variance. Gradients flow
+    through μ, Σ and R. Inputs with more than two dimensions are flattened to
+    `(batch, units)`, and the output has the input's shape.
 
     As in batch normalization, inference uses moving averages of μ and Σ, so that an
     example's output does not depend on the others in its batch. The first batch sets
     them; until then, inference is nearly the identity. They lag behind weights that
-    change, and the output is then not white: call `refresh_whitening()` after `fit()`.
-    A frozen layer (`trainable` is `False`) always runs in inference mode.
+    change, and the output then has another spectrum: call `refresh_whitening()` after
+    `fit()`. A frozen layer (`trainable` is `False`) always runs in inference mode.
 
     All computations are in float32, under any dtype policy but float64. Where float32
     could not resolve `ridge` next to the covariance, it is raised to 16 ε ‖Σ‖_F with
@@ -61,6 +65,10 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
         use_batch_statistics: If `True`, use the batch's mean and covariance at
             inference too, as the paper's authors did. Each output then depends on the
             whole batch, and so does every attack on the model. Defaults to `False`.
+        target: The exponent α of the output's spectrum n^(−α), or a target: a
+            `PowerLaw`, a `BrokenPowerLaw` or a `Spectrum`. In training, the spectrum is
+            exact in batches of more examples than units, but for `ridge`. Defaults to
+            `None`, a white output.
         **kwargs: Those of every Keras layer, such as `name` and `dtype`.
 
     Input shape:
@@ -94,6 +102,7 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
         momentum: float = 0.9,
         ridge: float = 1e-5,
         use_batch_statistics: bool = False,
+        target: float | Target | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -105,6 +114,9 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
         self.use_batch_statistics = validate_boolean(
             "use_batch_statistics", use_batch_statistics
         )
+        if isinstance(target, dict):  # of a config
+            target = keras.saving.deserialize_keras_object(target)
+        self.target = None if target is None else as_target(target)
         self.passes_on = False  # its input, for `refresh_whitening()` to look at
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -128,6 +140,9 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
                 aggregation="mean",  # the replicas' values are equal
             )
 
+        if self.target is not None:
+            levels = relative_levels(self.target, 1, units)
+            self._deviations = np.sqrt(levels / np.mean(levels))
         self.moving_mean = statistic("moving_mean", (units,), "zeros")
         self.moving_covariance = statistic(
             "moving_covariance", (units, units), "identity"
@@ -152,6 +167,8 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
         factor = ops.cholesky(_with_ridge(sigma, self.ridge))
         centered = ops.transpose(activity - mean)
         white = ops.transpose(ops.solve_triangular(factor, centered, lower=True))
+        if self.target is not None:
+            white = white * ops.cast(self._deviations, self._precision)
         return ops.cast(ops.reshape(white, ops.shape(inputs)), self.compute_dtype)
 
     def _update(self, mean: Tensor, sigma: Tensor, count: Tensor) -> None:
@@ -180,6 +197,7 @@ class WhiteningLayer(keras.layers.Layer):  # type: ignore[misc]
             "momentum": self.momentum,
             "ridge": self.ridge,
             "use_batch_statistics": self.use_batch_statistics,
+            "target": keras.saving.serialize_keras_object(self.target),
         }
 
 

@@ -10,7 +10,6 @@ from keras import ops
 
 from keras_powerlaw import Spectrum
 from keras_powerlaw.penalty import (
-    PowerLaw,
     as_target,
     covariance,
     direction_groups,

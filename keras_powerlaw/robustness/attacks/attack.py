@@ -84,8 +84,9 @@ class Attack:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Smallest and largest pixel value, which may be infinite."""
-        return self.clip or (-np.inf, np.inf)
+        """Smallest and largest pixel value, without `clip` those of float32."""
+        largest = float(np.finfo("float32").max)  # infinity alarms debugging aids
+        return self.clip or (-largest, largest)
 
     def require(self, shape: tuple[int, ...], epsilon: float) -> None:
         """Raises an error, before anything is computed, if the attack cannot run.
