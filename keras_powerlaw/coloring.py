@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import scipy.linalg
+import scipy.optimize
 import scipy.stats
 from keras import ops
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from keras_powerlaw.arguments import (
     validate_verbose,
 )
 from keras_powerlaw.backends import no_gradients
+from keras_powerlaw.keras_internals import operations_of
 from keras_powerlaw.layers import find_layers, is_sequential_or_functional
 from keras_powerlaw.progress import Progress
 from keras_powerlaw.spectrum import Covariance, Spectrum, blas_on_idle_cores
@@ -44,6 +46,8 @@ FEWEST_EXAMPLES = 1000
 CORRECTIONS = 6
 # … each of this share, since a change at one n also moves the eigenvalues of others.
 SHARE = 0.7
+# Exponents that are tried for a flattened convolution.
+SEARCHED = 10
 # Patches take as many times the memory of images as they have positions: numbers at
 # once.
 NUMBERS = 2**25
@@ -67,10 +71,10 @@ def color_weights(
 
     where μ and U E Uᵀ are the mean and covariance of what the layer receives on `x`, γₙ
     the target, and Q is random and orthonormal, such that all units have one variance.
-    So Wᵀx + b has the target's spectrum exactly, and the variance that it has with the
-    present weights. What a nonlinearity behind it changes is then measured, and γ is
-    corrected for it, as far as that brings the activations nearer to the target. The
-    training is that of any other first weights: no step costs more.
+    So Wᵀx + b has the target's spectrum exactly, and the variance per unit that it has
+    with the present weights, or 1 if that is less, so as not to saturate what follows.
+    What a nonlinearity changes is then measured, and γ is corrected for it as long as
+    that brings the activations nearer to the target. Training steps cost nothing more.
 
     A spectrum that holds at first need not hold after training; a
     `SpectralActivityRegularizer` keeps it. Either alone makes a network robust or not
@@ -137,13 +141,13 @@ def color_weights(
         raise invalid_value("model", "a Sequential or Functional model", model.name)
     # Keras warns about a list of one input.
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.input
-    graph = keras.Model(inputs, model.outputs)
-    order = {id(each): index for index, each in enumerate(graph.operations)}
-    chains = [_chain(graph, place) for place in places]
-    for chain in sorted(chains, key=lambda chain: order[id(chain[0])]):
+    operations = operations_of(keras.Model(inputs, model.outputs))
+    order = [operation for operation, _, _ in operations]
+    chains = [_chain(operations, place) for place in places]
+    for arriving, chain in sorted(chains, key=lambda each: order.index(each[1][0])):
         layer = chain[0]
         units = layer.kernel.shape[-1]
-        before = keras.Model(inputs, layer.input)
+        before = keras.Model(inputs, arriving)
         received, count = Covariance(), 0
         kept: list[Tensor] = []
         batches, total = input_batches(model, x, batch_size, max_samples, seed)
@@ -197,7 +201,8 @@ class _Coloring:
         self._whitening = vectors[:, : self.rank] / np.sqrt(eigenvalues[: self.rank])
         present = np.asarray(ops.convert_to_numpy(layer.kernel), "float64")
         variances = received.variances_along(present.reshape(-1, units))
-        self._total = float(np.sum(variances)) or float(units)
+        # Of no more than one, a nonlinearity is not saturated.
+        self._total = units * (min(float(np.mean(variances)), 1.0) or 1.0)
         self.target = target.levels(np.arange(1, self.rank + 1))
         levels = np.zeros(units)
         levels[: self.rank] = self.target * (units / np.sum(self.target))
@@ -230,34 +235,46 @@ def _correct(
     reduction: Reduction,
 ) -> None:
     """Assigns the target, and changes it until the activations come no nearer to it."""
-    white, units = Covariance(), chain[0].kernel.shape[-1]
+    log_n, asked = np.log(np.arange(1, coloring.rank + 1)), np.log(coloring.target)
+
+    def measured(log_levels: Array) -> Spectrum:
+        coloring.assign(np.exp(log_levels))
+        return _spectrum(chain, arrived, reduction)
+
+    def error_of_exponent(change: float) -> float:
+        spectrum = measured(asked - change * log_n)
+        levels = target.levels(np.arange(1, len(spectrum.eigenvalues) + 1))
+        return abs(spectrum.exponent - Spectrum(levels, spectrum.fit_range).exponent)
+
+    after = measured(asked)
+    if len(after.eigenvalues) != chain[0].kernel.shape[-1]:
+        best = scipy.optimize.minimize_scalar(
+            error_of_exponent, bounds=(-2, 3), options={"maxiter": SEARCHED}
+        )
+        coloring.assign(np.exp(asked - best.x * log_n))
+        return
+    # On few samples, γ has another spectrum than on all, and so has what follows from
+    # it: what counts is the ratio of both.
+    white = Covariance()
     for each in arrived:
         for patches in _patches(chain[0], each, reduction):
             white.update(coloring.white(patches))
-    log_n, asked = np.log(np.arange(1, coloring.rank + 1)), np.log(coloring.target)
     found = best = asked  # log γ
     smallest = np.inf
     for _ in range(CORRECTIONS):
-        coloring.assign(np.exp(found))
-        after = _spectrum(chain, arrived, reduction)
-        if len(after.eigenvalues) == units:
-            # On few samples, γ has another spectrum than on all, and so has what
-            # follows from it: what counts is the ratio of both.
-            scale = np.exp(found / 2)
-            before = np.linalg.eigvalsh(scale * white.matrix() * scale[:, np.newaxis])
-            known = min(coloring.rank, after.rank)
-            change = np.log(after.eigenvalues[:known]) - np.log(before[::-1][:known])
-            ratios = np.zeros(coloring.rank)
-            ratios[:known] = (found - asked)[:known] + change
-            step = SHARE * (ratios - np.mean(ratios))
-            corrected = np.minimum.accumulate(found - step)
-        else:
-            step = (_exponent(target, after) - after.exponent) * log_n
-            corrected = found - step
-        error = float(np.std(step))
+        scale = np.exp(found / 2)
+        before = np.linalg.eigvalsh(scale * white.matrix() * scale[:, np.newaxis])
+        known = min(coloring.rank, after.rank)
+        change = np.log(after.eigenvalues[:known]) - np.log(before[::-1][:known])
+        ratios = np.zeros(coloring.rank)
+        ratios[:known] = (found - asked)[:known] + change
+        ratios -= np.mean(ratios)
+        error = float(np.std(ratios))
         if not error < smallest:
             break
-        best, smallest, found = found, error, corrected
+        best, smallest = found, error
+        found = np.minimum.accumulate(found - SHARE * ratios)
+        after = measured(found)
     coloring.assign(np.exp(best))
 
 
@@ -273,12 +290,6 @@ def _spectrum(
             samples = to_samples(ops.cast(activity, "float32"), reduction)
         covariance.update(np.asarray(ops.convert_to_numpy(samples)))
     return Spectrum(covariance.eigenvalues(), floor=covariance.floor())
-
-
-def _exponent(target: Target, spectrum: Spectrum) -> float:
-    """That of a target over the range in which that of a spectrum is fitted."""
-    levels = target.levels(np.arange(1, len(spectrum.eigenvalues) + 1))
-    return Spectrum(levels, spectrum.fit_range).exponent
 
 
 def _patches(
@@ -311,30 +322,31 @@ def _patches(
         yield np.asarray(ops.convert_to_numpy(to_samples(patches, reduction)))
 
 
-def _chain(graph: keras.Model, place: keras.layers.Layer) -> list[Any]:
-    """A layer with a kernel, and what stands between it and `place`, that included."""
-    expected = (
-        "layers behind a Dense, Conv1D, Conv2D or Conv3D layer (without groups) that "
-        "the model itself calls once, with nothing but layers of one input in between"
+def _chain(
+    operations: list[Any], place: keras.layers.Layer
+) -> tuple[keras.KerasTensor, list[Any]]:
+    """What arrives at the layer whose weights `place` depends on, and the way there.
+
+    That is a list from that layer to `place`, both included.
+    """
+    refusal = invalid_value(
+        "layers",
+        "layers behind a Dense, Conv1D, Conv2D or Conv3D layer without groups that the "
+        "model itself calls once, with nothing but layers of one input in between",
+        f"'{place.name}'",
     )
-    by_output = {id(each.output): each for each in graph.operations if _is_unary(each)}
-    chain: list[Any] = [place]
-    while not isinstance(chain[0], WEIGHTED):
-        before = by_output.get(id(chain[0].input)) if _is_unary(chain[0]) else None
-        if before is None:
-            raise invalid_value("layers", expected, f"'{place.name}'")
-        chain.insert(0, before)
-    known = all(_is_unary(each) and id(each.output) in by_output for each in chain)
-    if not known or getattr(chain[0], "groups", 1) > 1:
-        raise invalid_value("layers", expected, f"'{place.name}'")
-    return chain
-
-
-def _is_unary(operation: Any) -> bool:
-    """Whether an operation is called once, on one tensor."""
-    try:
-        return isinstance(operation.input, keras.KerasTensor) and isinstance(
-            operation.output, keras.KerasTensor
-        )
-    except (AttributeError, ValueError):
-        return False
+    by_output = {
+        id(output): operation
+        for operation, _, outputs in operations
+        for output in outputs
+    }
+    chain, operation = [place], place
+    while True:
+        calls = [inputs for called, inputs, _ in operations if called is operation]
+        if len(calls) != 1 or len(calls[0]) != 1 or getattr(operation, "groups", 1) > 1:
+            raise refusal
+        [[arriving]] = calls
+        if isinstance(operation, WEIGHTED):
+            return arriving, chain
+        operation = by_output[id(arriving)]
+        chain.insert(0, operation)

@@ -225,6 +225,17 @@ def last_operation(model: keras.Model) -> tuple[Any, list[Any]]:
     return operation, list(operation._inbound_nodes[node_index].input_tensors)
 
 
+def operations_of(
+    model: keras.Model,
+) -> list[tuple[Any, list[keras.KerasTensor], list[keras.KerasTensor]]]:
+    """What a Functional model calls, in order, each time with inputs and outputs."""
+    return [
+        (node.operation, list(node.input_tensors), list(node.output_tensors))
+        for depth in sorted(model._nodes_by_depth, reverse=True)
+        for node in model._nodes_by_depth[depth]
+    ]
+
+
 def view_of_layer(layer: keras.layers.Layer, **attributes: Any) -> keras.layers.Layer:
     """A built layer with other attributes, which shares all else with `layer`.
 

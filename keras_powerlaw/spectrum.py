@@ -190,7 +190,7 @@ class PowerLawFits(Configured):
         """Validates `fit_range`, or sets the default; for `__post_init__`."""
         # That of Stringer et al. (2019), cut off at the rank.
         fit_range = (11, max(11, min(500, self.rank)))
-        if self.fit_range is not None:
+        if not (self.fit_range is None or np.array_equal(self.fit_range, fit_range)):
             fit_range = validate_fit_range(self.fit_range, len(self.eigenvalues))
         object.__setattr__(self, "fit_range", fit_range)
 

@@ -191,7 +191,7 @@ class TestSettings:
         shared = {"beta": 4.0, "exact": False, "form": "log", "reduction": "flatten"}
         for name, alpha, tau in ("first", 1.5, 3), ("second", 1.0, 2):
             found = model.get_layer(name).activity_regularizer.get_config()
-            assert found == {"alpha": alpha, "tau": tau, **shared}
+            assert found == {"alpha": alpha, "tau": tau, "target": None, **shared}
 
     def test_are_replaced_by_adding_again(self):
         model = kp.add_spectral_regularizer(deep_model(), "first", beta=1.0)

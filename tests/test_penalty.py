@@ -10,17 +10,16 @@ from keras import ops
 
 from keras_powerlaw import Spectrum
 from keras_powerlaw.penalty import (
-    as_target,
     covariance,
     direction_groups,
     exact_variances,
     gradient_bound,
     projected_variances,
-    relative_levels,
     spectral_distance,
     spectral_penalty,
     steady_anchor,
 )
+from keras_powerlaw.targets import relative_levels
 
 ALPHAS = [0.5, 1.0, 1.5, 2.0]
 FORMS = ["nearest", "paper", "log"]
@@ -33,28 +32,13 @@ def penalty(tail, *settings, **options):
     return float(spectral_penalty(ops.convert_to_tensor(tail), *settings, **options))
 
 
-class TestTargets:
-    def test_a_number_is_short_for_a_power_law(self):
-        target = as_target(1.5)
-        assert target == PowerLaw(1.5) != PowerLaw(1)
-        np.testing.assert_allclose(target.levels(np.array([1, 2.5])), [1, 2.5**-1.5])
-        assert as_target(target) is target
-
-    @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, "1", None, True])
-    def test_what_is_no_target_is_named(self, bad):
-        with pytest.raises(ValueError, match="argument `target`. Expected a finite"):
-            as_target(bad)
-        with pytest.raises(ValueError, match="argument `alpha`. Expected a finite"):
-            PowerLaw(bad)
-
+class TestPenalty:
     @pytest.mark.parametrize("form", FORMS)
     def test_the_penalty_of_a_spectrum_that_is_its_own_target_is_zero(self, form):
         measured = Spectrum(np.sort(np.random.default_rng(0).gamma(1.0, size=60))[::-1])
         tail = 7.0 * measured.eigenvalues[9:]
         assert abs(penalty(tail, measured, form=form)) < 1e-6 < penalty(tail, form=form)
 
-
-class TestPenalty:
     @pytest.mark.parametrize("form", FORMS)
     @pytest.mark.parametrize("alpha", ALPHAS)
     @pytest.mark.parametrize("tau", [1, 10])

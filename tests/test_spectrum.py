@@ -12,13 +12,13 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import keras_powerlaw as kp
 from keras_powerlaw import Spectrum, arguments
-from keras_powerlaw.penalty import PowerLaw
 from keras_powerlaw.spectrum import (
     Covariance,
     Degenerate,
     fit_curvature,
     fit_power_law,
 )
+from keras_powerlaw.targets import PowerLaw
 
 N = np.arange(1, 501)
 # More samples than units, as many, fewer.

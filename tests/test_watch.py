@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_powerlaw as kp
-from keras_powerlaw.penalty import PowerLaw
+from keras_powerlaw.targets import PowerLaw
 from keras_powerlaw.watch import PenaltyWatch
 
 NO_POWER_LAW = kp.Spectrum(np.zeros(200))

@@ -108,6 +108,44 @@ class TestEquation10:
         np.testing.assert_allclose(to_numpy(white).var(axis=0, ddof=1), expected, 0.1)
 
 
+class TestTargets:
+    @pytest.mark.parametrize(
+        "target", [0.0, 1.0, 1.5, kp.BrokenPowerLaw(0.5, 1.2, 8)], ids=str
+    )
+    @pytest.mark.parametrize("training", [True, False])
+    def test_the_output_has_the_spectrum(self, target, training):
+        x = correlated(300, 24)
+        model = network(kp.WhiteningLayer(ridge=0.0, target=target), shape=(24,))
+        kp.refresh_whitening(model, x)
+        output = to_numpy(model.layers[0](x, training=training))
+        spectrum = kp.Spectrum.from_samples(output, fit_range=(1, 24))
+        assert spectrum.distance(target).maximum < 1e-3
+        np.testing.assert_allclose(output.var(axis=0, ddof=1).mean(), 1, rtol=1e-3)
+
+    def test_the_flat_one_is_the_white_layer(self):
+        x = correlated(200, 8)
+        outputs = [
+            to_numpy(kp.WhiteningLayer(target=target)(x, training=True))
+            for target in (None, 0.0)
+        ]
+        np.testing.assert_array_equal(*outputs)
+
+    def test_are_saved(self, tmp_path):
+        target = kp.BrokenPowerLaw(0.5, 1.2, 8)
+        model = network(kp.WhiteningLayer(target=target, name="colored"), shape=(24,))
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        assert loaded.get_layer("colored").target == target
+        x = correlated(20, 24)
+        np.testing.assert_array_equal(
+            loaded.predict(x, verbose=0), model.predict(x, verbose=0)
+        )
+
+    def test_what_is_none_is_named(self):
+        with pytest.raises(ValueError, match="argument `target`.*Received: target=-1"):
+            kp.WhiteningLayer(target=-1)
+
+
 class TestStatistics:
     def test_are_those_of_the_first_batch(self):
         x, layer = correlated(300, 8), kp.WhiteningLayer()
