@@ -21,14 +21,19 @@ CONDITIONS = {
     "tapered": "SpecReg, all layers, falling α",
     "jacobian": "Jacobian, eq. (11)",
     "output-jacobian": "Jacobian of the outputs",
+    "colored": "Colored weights",
+    "colored-last": "Colored weights, SpecReg",
+    "constructed": "By construction",
 }
+# Of them, those of the control experiment alone.
+CONTROLS = ("colored", "colored-last", "constructed")
 # Those that the paper has of each architecture, and "tapered".
 CONDITIONS_OF = {
     **dict.fromkeys(SHALLOW, ("vanilla", "last")),
-    **dict.fromkeys(DEEP, tuple(CONDITIONS)),
+    **dict.fromkeys(DEEP, tuple(each for each in CONDITIONS if each not in CONTROLS)),
 }
 # Those with a spectral penalty, and so with a strength β.
-SPECTRAL = ("last", "whitened-last", "all", "tapered")
+SPECTRAL = ("last", "whitened-last", "all", "tapered", "colored-last")
 # What "tapered" adds to α in each hidden layer.
 TAPER = (0.5, 0.25, 0.0)
 

@@ -10,6 +10,8 @@ decide about. `options` are those of `settings.select`.
                 images kept out is done with five seeds, and tested.
     exponents   robustness against the exponent: the form "log", α from 0.5 to 3
     widths      where the gain comes from: the width, the steps or the batches
+    controls    is it the exponent? The same spectra by the penalty, by first weights
+                that have them, and by construction, in the same training
 """
 
 import itertools
@@ -41,6 +43,15 @@ BEYOND = [
     )
 ]
 ALPHAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+# Of the control experiment: condition, form and strength of each way to a spectrum.
+CONTROLS = (
+    ("last", "log", 1.0),
+    ("last", "nearest", 0.5),
+    ("colored", None, None),
+    ("colored-last", "log", 1.0),
+    ("constructed", None, None),
+)
+TARGETS = (0.75, 1.0, 1.5)
 SIZES = [
     (width, batch)
     for width in (500, 1000, 2000, 4000)
@@ -132,6 +143,27 @@ def widths(tiny=False, **options):
     return sorted(runs, key=lambda settings: settings["seed"]), nothing
 
 
+def controls(tiny=False, **options):
+    training = sizes(60, 2, 3e-3, 100) if tiny else sizes(1000, 6, 5e-3, 128)
+    found = select(
+        "smoke" if tiny else "cpu",
+        **{"conditions": ["vanilla"], "seeds": [0] if tiny else range(5), **training},
+        **{"attacked": 50 if tiny else 1000, **options, "architectures": ["shallow"]},
+    )
+    rest = _compared(tiny, decay=True, explained=True)
+    rest["epsilons"] = [0.05, 0.1]
+    rest["strongly_attacked"] = 0 if tiny else 200
+    runs = []
+    for settings in found:
+        runs.append({**settings, **rest, "variant": "controls"})
+        for (condition, form, beta), alpha in itertools.product(CONTROLS, TARGETS):
+            target = {"condition": condition, "alpha": alpha, "form": form}
+            penalty = {"beta": beta, "tau": beta and 10}
+            variant = f"{form}-alpha{alpha:g}" if form else f"alpha{alpha:g}"
+            runs.append({**settings, **rest, **target, **penalty, "variant": variant})
+    return runs, nothing
+
+
 def nothing(results):
     return []
 
@@ -140,4 +172,7 @@ def _compared(tiny, **settings):
     return {**COMPARED, "kept_out": 100 if tiny else 5000, **settings}
 
 
-COMPARISONS = {"matched": matched, "exponents": exponents, "widths": widths}
+COMPARISONS = {
+    **{"matched": matched, "exponents": exponents},
+    **{"widths": widths, "controls": controls},
+}

@@ -29,6 +29,8 @@ def build_model(settings, input_shape, images=None):
     blocks = hidden_blocks(settings["architecture"], settings["width"], input_shape)
     if settings["condition"].startswith("whitened"):
         blocks[1].append(kp.WhiteningLayer())
+    if settings["condition"] == "constructed":
+        blocks[-1].append(kp.WhiteningLayer(target=settings["alpha"]))
     hidden = [f"hidden{index + 1}" for index in range(len(blocks))]
     model = keras.Sequential([keras.Input(input_shape)])
     for name, block in zip(hidden, blocks, strict=True):

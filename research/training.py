@@ -12,6 +12,7 @@ import keras_powerlaw as kp
 
 from .conditions import SPECTRAL, alpha_of
 from .data import Reshuffled, choose, keep_out
+from .explaining import explain
 from .networks import build_model
 from .presets import CHOSEN_AT, PAPER_REFRESH
 from .table import layer_row, report_row, rounded
@@ -32,9 +33,13 @@ def perform(settings, data, report_epoch):
     keras.utils.clear_session()
     keras.utils.set_random_seed(settings["seed"])
     model, hidden = build_model(settings, train_data[0].shape[1:], len(train_data[0]))
+    condition = settings["condition"]
+    if condition.startswith("colored"):
+        options = {"target": settings["alpha"], "seed": settings["seed"], "verbose": 0}
+        kp.color_weights(model, train_data[0], hidden[-1], **options)
     begin = time.perf_counter()
     history = train(model, settings, *train_data, report_epoch)
-    if settings["condition"].startswith("whitened"):
+    if condition.startswith("whitened") or condition == "constructed":
         kp.refresh_whitening(model, train_data[0], verbose=0)
     trained = time.perf_counter()
     measurements = {}
@@ -103,11 +108,11 @@ def measure(model, hidden, settings, data):
     report = kp.evaluate_robustness(model, *images, settings["epsilons"], verbose=0)
     found["robustness"] = report_row(report)
     if settings.get("strongly_attacked"):
-        images = choose(data[1], settings["strongly_attacked"])
-        report = kp.evaluate_robustness(
-            model, *images, [CHOSEN_AT], "strong", verbose=0
-        )
+        fewer = choose(data[1], settings["strongly_attacked"])
+        report = kp.evaluate_robustness(model, *fewer, [CHOSEN_AT], "strong", verbose=0)
         found["strong"] = report_row(report)
+    if settings.get("explained"):
+        found["explanation"] = explain(model, x_train, *images)
     if settings.get("maps", True):
         found["sensitivity"] = maps(model, x_train, hidden[-1], spectra[hidden[-1]])
     return found
