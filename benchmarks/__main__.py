@@ -16,6 +16,7 @@ wall clock, CPU seconds those of all threads; on a shared machine, trust the lat
     spectrum     training until the layer's exponent is 1, by each of the schedules
     interval     trainings that renew the basis more or less often, on more or less
     zoo          ordinary networks, each with the penalty in each of its forms
+    knob         exponents asked for and measured, by three ways to a spectrum
     repeats      two simulated repeats by moments, cvPCA and PCA: time, memory
     laws         the same, many small ones of known laws: bias, coverage
     flags        the strong attacks, and the flags they raise
@@ -32,6 +33,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks import (
+    knob,
     measuring,
     networks,
     recordings,
@@ -54,6 +56,7 @@ KINDS = {
     "spectrum": (spectra.cases, spectrum_tables.spectrum_table),
     "interval": (spectra.interval_cases, spectrum_tables.interval_table),
     "zoo": (zoo.cases, zoo.table),
+    "knob": (knob.cases, knob.table),
     "repeats": (recordings.cases, recordings.table),
     "laws": (recordings.law_cases, recordings.law_table),
     "flags": (robustness.cases, robustness.table),
