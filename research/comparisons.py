@@ -97,6 +97,33 @@ def widths(results):
     yield "widths", figure
 
 
+def controls(results):
+    """PGD against the exponent and against where the gradient lies, a line a way."""
+    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for penalty, found in grouped(results, penalty_of).items():
+        color, marker = LOOKS[penalty]
+        style = {"color": color, "marker": marker, "markersize": 6, "capsize": 2}
+        style |= {"linestyle": "-", "linewidth": 1, "label": PENALTIES[penalty]}
+        groups = grouped(found, lambda settings: settings["alpha"]).values()
+        y, y_error = np.transpose([spread(accuracies(g, CHOSEN_AT)) for g in groups])
+        leading = [[r["explanation"]["leading"] for r in group] for group in groups]
+        for ax, measured in zip(
+            axes, ([_exponents(group) for group in groups], leading), strict=True
+        ):
+            x, x_error = np.transpose([spread(values) for values in measured])
+            ax.errorbar(x, y, y_error, x_error, **style)
+    axes[0].set(
+        xlabel="measured exponent", ylabel=f"PGD, ε = {CHOSEN_AT:g}: accuracy (%)"
+    )
+    axes[1].set(xlabel="energy of the input gradient in 50 components")
+    axes[0].set_ylim(0, None)
+    below = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", **below)
+    letter(axes)
+    yield "controls", figure
+
+
 def matched(results):
     """What every training gives, and what the chosen ones do when they are tested."""
     for architecture, found in grouped(results, lambda s: s["architecture"]).items():

@@ -45,6 +45,9 @@ PENALTIES = {
     "last-log": '"log"',
     "last-nearest": '"nearest"',
     "jacobian": "Jacobian, eq. (11)",
+    "colored": "colored weights",
+    "colored-last-log": 'colored weights, "log"',
+    "constructed": "by construction",
 }
 
 

@@ -20,6 +20,10 @@ LOOKS = {
     "last-paper": (BLUE, "s"),
     "last-log": (VERMILION, "^"),
     "last-nearest": (PURPLE, "P"),
+    # Other ways to a spectrum.
+    "colored": (ORANGE, "D"),
+    "colored-last-log": (SKY, "v"),
+    "constructed": (GREEN, "X"),
 }
 # Of networks that differ in anything but their condition.
 IN_ORDER = (

@@ -138,6 +138,30 @@ def matched_rows(results):
         )
 
 
+def control_rows(results, dataset):
+    """The ways to a spectrum, in one training, and what might explain robustness."""
+    yield (
+        *(f"{dataset}: way", "target α", "seeds", "exponent", "clean"),
+        *("PGD 0.05", "PGD 0.1", f"strong {CHOSEN_AT:g}, 200 images", "gradient"),
+        *("of it in 50 components", "saturated"),
+    )
+    for (penalty, alpha), group in grouped(
+        results, lambda each: (penalty_of(each), each["alpha"])
+    ).items():
+        explained = [result["explanation"] for result in group]
+        exponent, _ = _spectrum_cells(group)
+        yield (
+            *(PENALTIES[penalty], "" if alpha is None else f"{alpha:g}"),
+            *(len(group), exponent),
+            *(over_seeds(accuracies(group, e), 1) for e in (None, 0.05, 0.1)),
+            over_seeds(worst_cases(group), 1),
+            *(
+                over_seeds([each[key] for each in explained], digits)
+                for key, digits in (("gradient", 1), ("leading", 2), ("saturated", 2))
+            ),
+        )
+
+
 def _of_layer(group, layer, key):
     return [result["layers"][layer][key] for result in group]
 

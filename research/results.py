@@ -15,6 +15,7 @@ import pathlib
 from . import comparisons, figures, table
 from .conditions import CONDITIONS, DEEP, PENALTIES, SHALLOW, penalty_of
 from .printed import (
+    control_rows,
     exponent_rows,
     matched_rows,
     network_rows,
@@ -52,6 +53,11 @@ def exponent_tables(results):
     yield "exponents", exponent_rows(results, dataset)
 
 
+def control_tables(results):
+    dataset = DATASETS[results[0]["settings"]["dataset"]]
+    yield "controls", control_rows(results, dataset)
+
+
 def width_tables(results):
     yield "widths", width_rows(results)
 
@@ -61,6 +67,7 @@ def width_tables(results):
 SHOWN = {
     "matched": (matched_tables, comparisons.matched, ()),
     "exponents": (exponent_tables, comparisons.exponents, ("alpha",)),
+    "controls": (control_tables, comparisons.controls, ("alpha",)),
     "widths": (width_tables, comparisons.widths, ("width", "batch_size")),
 }
 PAPER = (paper_tables, figures.paper, ())
