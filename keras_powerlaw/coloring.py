@@ -39,6 +39,9 @@ WEIGHTED = (
     keras.layers.Conv2D,
     keras.layers.Conv3D,
 )
+# Of what a layer receives, directions with less than this share of the mean variance are
+# left out: pixels that are nearly constant. Amplified, they are all that a network hears.
+SMALLEST = 1e-2
 # Activations are measured on so many samples per unit, of so many examples at least.
 SAMPLES_PER_UNIT = 5
 FEWEST_EXAMPLES = 1000
@@ -73,6 +76,7 @@ def color_weights(
     the target, and Q is random and orthonormal, such that all units have one variance.
     So Wᵀx + b has the target's spectrum exactly, and the variance per unit that it has
     with the present weights, or 1 if that is less, so as not to saturate what follows.
+    Directions of U with less than a hundredth of the mean variance are left out.
     What a nonlinearity changes is then measured, and γ is corrected for it as long as
     that brings the activations nearer to the target. Training steps cost nothing more.
 
@@ -104,8 +108,8 @@ def color_weights(
         The same model.
 
     Warns:
-        UserWarning: If what a layer receives varies in fewer directions than it has
-            units: Wᵀx + b can't have more.
+        UserWarning: If what a layer receives varies noticeably in fewer directions than
+            it has units: Wᵀx + b can't have more.
 
     Raises:
         ValueError: If there is no such layer; if its weights are not those of one
@@ -169,9 +173,9 @@ def color_weights(
         coloring = _Coloring(layer, received, target, seed)
         if coloring.rank < units:
             warnings.warn(
-                f"What layer '{layer.name}' receives varies in {coloring.rank} "
-                f"directions, fewer than its {units} units: before its activation, "
-                "there is no variance in others.",
+                f"What layer '{layer.name}' receives varies noticeably in "
+                f"{coloring.rank} directions, fewer than its {units} units: before its "
+                "activation, there is no variance in others.",
                 stacklevel=2,
             )
         _correct(coloring, chain, kept, target, reduction)
@@ -196,7 +200,8 @@ class _Coloring:
         units = layer.kernel.shape[-1]
         self._mean = received.mean()
         eigenvalues, vectors = received.eigenvectors()
-        rank = int(np.sum(eigenvalues > received.floor()))
+        smallest = max(received.floor(), SMALLEST * float(np.mean(eigenvalues)))
+        rank = int(np.sum(eigenvalues > smallest))
         self.rank = min(rank, received.count - 1, units)
         self._whitening = vectors[:, : self.rank] / np.sqrt(eigenvalues[: self.rank])
         present = np.asarray(ops.convert_to_numpy(layer.kernel), "float64")

@@ -20,7 +20,7 @@ def correlated(count, units, rank=None, seed=0):
     rng = np.random.default_rng(seed)
     rank = rank or units
     mixing = (
-        np.linspace(0.1, 3.0, rank)[:, None] * reference.orthonormal(units, rng)[:rank]
+        np.linspace(0.5, 3.0, rank)[:, None] * reference.orthonormal(units, rng)[:rank]
     )
     return (rng.normal(size=(count, rank)) @ mixing + 5.0).astype("float32")
 
@@ -72,10 +72,19 @@ class TestALinearLayer:
 
     def test_on_inputs_of_low_rank_has_what_can_exist(self):
         x = np.pad(correlated(500, 20, rank=12), ((0, 0), (0, 5)), constant_values=3.0)
-        with pytest.warns(UserWarning, match="'hidden' receives varies in 12 dir.*30"):
+        with pytest.warns(
+            UserWarning, match="receives varies noticeably in 12 dir.*30"
+        ):
             _, spectrum = color(x, layers.Dense(30, name="hidden"))
         assert np.all(spectrum.eigenvalues[12:] < 1e-9 * spectrum.eigenvalues[0])
         assert_has(spectrum, 1.0, 12, 1e-3)
+
+    def test_leaves_out_what_hardly_varies(self):
+        x = correlated(500, 40)
+        x[:, :5] = 1e-2 * x[:, :5]
+        with pytest.warns(UserWarning, match="noticeably in 35 directions"):
+            model, _ = color(x, layers.Dense(40, name="hidden"))
+        assert np.abs(to_numpy(model.layers[0].kernel)).max() < 3
 
     def test_of_a_sequence_has_it_over_all_positions(self):
         x = correlated(1200, 40).reshape(300, 4, 40)

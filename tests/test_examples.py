@@ -42,7 +42,7 @@ def test_quickstart(tmp_path, capsys):
     quickstart.main(["--epochs", "2", "--seeds", "0", "1", "--output", str(tmp_path)])
     printed = capsys.readouterr().out
     rows = printed.split("plain\n")[1].splitlines()
-    assert rows[1::2][:2] == ["plain, best epoch", "regularized"]
+    assert rows[1::2][:2] == ["plain, best epoch", "1/n"]
     assert all(row.count("±") == 6 for row in rows[:5:2])
     for name in ("spectrum.png", "robustness.png"):
         assert (tmp_path / name).stat().st_size > 10_000
