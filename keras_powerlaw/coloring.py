@@ -39,8 +39,8 @@ WEIGHTED = (
     keras.layers.Conv2D,
     keras.layers.Conv3D,
 )
-# Of what a layer receives, directions with less than this share of the mean variance are
-# left out: pixels that are nearly constant. Amplified, they are all that a network hears.
+# Of what a layer receives, directions with less than this share of the mean variance
+# are left out. Pixels that are nearly constant, amplified, are all that it would hear.
 SMALLEST = 1e-2
 # Activations are measured on so many samples per unit, of so many examples at least.
 SAMPLES_PER_UNIT = 5
