@@ -44,6 +44,8 @@ PAIRINGS, HALVES, PAIRINGS_OF_A_HALF = 10, 100, 4
 # Fewer stimuli leave a half fewer pairs than the highest moment multiplies.
 FEWEST_STIMULI = 4 * BROKEN
 STARTS = (0.5, 1.0, 1.5)
+# Where the second variance is a millionth of the first: in effect there is one.
+STEEPEST = 20.0
 # What a break must lower χ² by: two parameters that mean nothing do so once in 1,000.
 WORTH_A_BREAK = float(scipy.stats.chi2.isf(0.001, 2))
 NORMAL = float(scipy.stats.norm.ppf(0.975))
@@ -560,8 +562,9 @@ def _fitted(
             residuals = np.log(ratios) if logarithms else ratios - 1.0
             return whiten @ residuals, whiten @ jacobian
 
-        # The sum of the variances is 1, so that none is 10.
-        lower, upper = [-np.inf, 0.0, 0.0, 0.0], [np.log(10), np.inf, np.inf, np.inf]
+        # The sum of the variances is 1, so that the largest is between 1/N and 1.
+        lower = [-np.log(10 * units), 0.0, 0.0, 0.0]
+        upper = [np.log(10), STEEPEST, STEEPEST, np.inf]
         return scipy.optimize.least_squares(
             lambda parameters: of_law(parameters)[0],
             start,

@@ -98,6 +98,14 @@ def test_finds_the_exponent_of_a_layer_from_as_many_samples_as_units():
     assert kp.Spectrum.from_samples(samples).exponent > 1.5
 
 
+@pytest.mark.parametrize("breaks", [None, 20, "search"])
+def test_of_three_directions_alone_no_law_fits(breaks):
+    samples = layer(60, 200)
+    samples[:, 3:] = 1e-3 * samples[:, :1]
+    spectrum = kp.moment_spectrum(samples, breaks=breaks)
+    assert np.isfinite(spectrum.exponent) and spectrum.break_gain >= 0
+
+
 @pytest.mark.parametrize("function", ["moment_spectrum", "participation_ratio"])
 def test_dead_units_of_a_layer_do_not_count(function):
     of = getattr(kp, function)
