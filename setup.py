@@ -72,6 +72,7 @@ TEST = [
     *STRONG,
     *PLOTS,
     *DIGITS,
+    "dimensionality>=0.1.4",
     "pandas>=2.1",
     "pytest>=8",
     "pytest-xdist>=3",

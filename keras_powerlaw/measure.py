@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import MutableMapping, Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import keras
 import numpy as np
@@ -43,6 +44,10 @@ from keras_powerlaw.regularizer import SpectralActivityRegularizer
 from keras_powerlaw.spectrum import Covariance, Spectrum, validate_fit_range
 from keras_powerlaw.units import output_units, to_samples, validate_reduction
 
+# So many samples for each eigenvalue of the fit: fewer make the exponent of 1/n in 200
+# units too large by more than 0.1.
+ENOUGH = 5
+
 
 @overload
 def measure_spectrum(
@@ -79,6 +84,9 @@ def measure_spectrum(  # type: ignore[misc]
     samples as long as there are fewer of them than units. The model keeps the state
     that it has, even a stateful LSTM. It may be measured in a callback, and while other
     threads measure it or predict with it, but not while another thread trains it.
+
+    It warns of exponents that have too few samples: fewer than the units, or than five
+    for each eigenvalue of the fit. `moment_spectrum` of the activations needs no more.
 
     Args:
         model: A built Keras model.
@@ -144,6 +152,30 @@ def measure_spectrum(  # type: ignore[misc]
         Nassar et al. (2020), Figure 2A; Stringer et al. (2019) for the fit.
     """
     targets, is_one = find_layers(model, layer)
+    found, small = _measured(
+        *(model, x, targets, reduction, fit_range, components),
+        batch_size=batch_size,
+        max_samples=max_samples,
+        seed=seed,
+        verbose=verbose,
+    )
+    if small:
+        warnings.warn(_too_small(small), stacklevel=2)
+    return next(iter(found.values())) if is_one else found
+
+
+def _measured(
+    model: keras.Model,
+    x: Any,
+    targets: Sequence[keras.layers.Layer],
+    reduction: Reduction,
+    fit_range: tuple[int, int] | None,
+    components: int | None = None,
+    *,
+    verbose: Verbose,
+    **options: Any,
+) -> tuple[dict[str, Spectrum], list[str]]:
+    """The spectra by name, and the names of those with too few samples."""
     validate_reduction(reduction)
     validate_optional_integer("components", components, minimum=1)
     for target in targets:
@@ -160,15 +192,34 @@ def measure_spectrum(  # type: ignore[misc]
         x,
         targets,
         [reduction] * len(targets),
-        batch_size=batch_size,
-        max_samples=max_samples,
-        seed=seed,
         progress=Progress("Spectrum", validate_verbose(verbose)),
+        **options,
     )
-    names, found = unique_names(model, targets), []
-    while covariances:  # each is let go once it is decomposed
-        found.append(_spectrum(covariances.pop(0), fit_range, components))
-    return found[0] if is_one else dict(zip(names, found, strict=True))
+    found, small = {}, []
+    for name in unique_names(model, targets):
+        sigma = covariances.pop(0)  # each is let go once it is decomposed
+        found[name] = _spectrum(sigma, fit_range, components)
+        if _has_few_samples(found[name], sigma):
+            small.append(name)
+    return found, small
+
+
+def _has_few_samples(spectrum: Spectrum, sigma: Covariance) -> bool:
+    """Whether there is an exponent that the number of samples makes wrong."""
+    _, last = cast("tuple[int, int]", spectrum.fit_range)
+    few = sigma.count < max(sigma.units, ENOUGH * min(last, spectrum.rank))
+    return few and bool(np.isfinite(spectrum.exponent))
+
+
+def _too_small(names: Sequence[str]) -> str:
+    quoted = ", ".join(f"'{name}'" for name in names)
+    return (
+        f"The samples are too few for the exponent of {quoted}: fewer than the units, "
+        "or than five for each eigenvalue of the fit. Of 200 units, as many samples "
+        "make it too large by about 0.8, twice as many by 0.3, five times by 0.1; a "
+        "tenth as many samples as units make it too small, by 0.1 to 0.3. Measure on "
+        "more data, or take `keras_powerlaw.moment_spectrum(activations)`."
+    )
 
 
 def _spectrum(
@@ -348,12 +399,10 @@ class SpectrumMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._x is None:
             spectra = self._from_training()
         else:
-            spectra = measure_spectrum(
-                self.model,
-                self._x,
-                list(self._found.values()),
-                reduction=self._reduction,
-                fit_range=self._fit_range,
+            # Without the warning: what is logged is compared, not taken for the truth.
+            spectra, _ = _measured(
+                *(self.model, self._x, list(self._found.values())),
+                *(self._reduction, self._fit_range),
                 verbose=0 if silent else self.verbose,
                 **self._options,
             )

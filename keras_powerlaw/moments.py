@@ -1,7 +1,7 @@
-"""Moments of the signal's covariance, from two repeats: without noise or bias.
+"""Moments of the signal's covariance, without bias; from two repeats, without noise.
 
-The sums run over distinct stimuli, whose noise is independent, so that the noise has a
-mean of zero in them and no stimulus is multiplied with itself.
+The sums run over distinct stimuli, so that no stimulus is multiplied with itself. Their
+noise is independent, and that of two repeats has a mean of zero in the sums.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from keras_powerlaw.arguments import (
     validate_verbose,
 )
 from keras_powerlaw.progress import Progress
-from keras_powerlaw.recordings import two_repeats, validate_stimuli
-from keras_powerlaw.spectrum import Interval, real_array
+from keras_powerlaw.recordings import one_or_two_repeats
+from keras_powerlaw.spectrum import Interval
 from keras_powerlaw.targets import BrokenPowerLaw, Configured, PowerLaw
 
 Array: TypeAlias = NDArray[np.float64]
@@ -44,6 +44,8 @@ PAIRINGS, HALVES, PAIRINGS_OF_A_HALF = 10, 100, 4
 # Fewer stimuli leave a half fewer pairs than the highest moment multiplies.
 FEWEST_STIMULI = 4 * BROKEN
 STARTS = (0.5, 1.0, 1.5)
+# Where the second variance is a millionth of the first: in effect there is one.
+STEEPEST = 20.0
 # What a break must lower χ² by: two parameters that mean nothing do so once in 1,000.
 WORTH_A_BREAK = float(scipy.stats.chi2.isf(0.001, 2))
 NORMAL = float(scipy.stats.norm.ppf(0.975))
@@ -271,13 +273,13 @@ class MomentSpectrum(Configured):
 
 def moment_spectrum(
     first: Any,
-    second: Any,
+    second: Any | None = None,
     *,
     breaks: Breaks = None,
     seed: int = 0,
     verbose: Verbose = "auto",
 ) -> MomentSpectrum:
-    """The power law of the signal that two repeats share, without bias.
+    """The power law of the signal that two repeats share, or of a layer, without bias.
 
         tr Σᵏ ≈ tr(Fᵏ⁻¹ A) / C(m, k),    A = Y₁Y₂ᵀ
 
@@ -289,6 +291,9 @@ def moment_spectrum(
     moments, a broken one to six; their covariance is that over 100 random halves of the
     stimuli.
 
+    The activations of a layer have no noise. They need no second repeat: without one,
+    Y₂ is Y₁, and noise counts as signal. Nor do units that never change count then.
+
     The exponent is that of these units. Of a part of a population, whose eigenvectors
     may be localized, it can differ from the population's. All that were recorded
     belong into the arrays, not only those that respond well.
@@ -297,6 +302,7 @@ def moment_spectrum(
         first: Responses in the first repeat, an array of shape `(stimuli, units)` of
             real numbers, which may be in a file (`numpy.load(..., mmap_mode="r")`).
         second: Those to the same stimuli in the second repeat, in the same order.
+            Defaults to `None`: there is none.
         breaks: `None` for one power law, the n at which it breaks, or `"search"` for
             the best break. Defaults to `None`; `.needs_break` of the result says
             whether one is needed.
@@ -309,9 +315,9 @@ def moment_spectrum(
         `.moments`, `.moment_intervals`, `.chi_squared`, `.p_value`, `.needs_break`.
 
     Raises:
-        ValueError: If the repeats are not two real, finite arrays of one shape with at
-            least 24 stimuli, are one array twice, share no signal, hold units that
-            never change, or are too large for the available memory.
+        ValueError: If the repeats are not real, finite arrays of one shape with at
+            least 24 stimuli, are one array twice, have no signal, or are too large for
+            the available memory; or if units never change in either of two.
 
     Example:
 
@@ -324,6 +330,7 @@ def moment_spectrum(
     first, second = (signal + 0.1 * rng.normal(size=signal.shape) for _ in range(2))
     spectrum = kp.moment_spectrum(first, second)
     print(spectrum.exponent, spectrum.exponent_interval)
+    print(kp.moment_spectrum(signal).exponent)  # as of a layer, without noise
     ```
 
     Reference:
@@ -331,17 +338,18 @@ def moment_spectrum(
         population responses in visual cortex*; Kong and Valiant (2017), *Spectrum
         estimation from samples*.
     """
-    repeats = two_repeats(first, second, fewest=FEWEST_STIMULI)
+    repeats = one_or_two_repeats(first, second, fewest=FEWEST_STIMULI)
     validate_integer("seed", seed, minimum=0)
     validate_verbose(verbose)
-    stimuli, units = repeats[0].shape
+    stimuli = len(repeats[0])
     require_memory([("stimuli", stimuli)])
     progress = Progress("Estimating the moments of the signal", verbose)
     rng = np.random.default_rng(seed)
-    products = _products(repeats)
+    products, units = _products(repeats)
     total = np.trace(products) - products.sum() / stimuli
     if total <= 0:
-        raise _no_signal(f"a covariance of {total / (stimuli - 1):.3g} in all")
+        received = f"a covariance of {total / (stimuli - 1):.3g} in all"
+        raise _no_signal(len(repeats), received)
     # Each about 1, so that their powers neither vanish nor overflow.
     products /= total / (stimuli - 1)
 
@@ -359,7 +367,7 @@ def moment_spectrum(
     covariance = np.cov(halves, rowvar=False)
     fitted = STRAIGHT if breaks is None else BROKEN
     if moments[0] < 2 * np.sqrt(covariance[0, 0]) or np.any(moments[:fitted] <= 0):
-        raise _no_signal(f"tr Σᵏ / (tr Σ)ᵏ of {moments}")
+        raise _no_signal(len(repeats), f"tr Σᵏ / (tr Σ)ᵏ of {moments}")
     scale = (total / (stimuli - 1)) ** np.arange(1, BROKEN + 1) / units
     return MomentSpectrum(
         moments * scale,
@@ -414,16 +422,12 @@ def participation_ratio(
         Chun et al. (2026), *Estimating dimensionality of neural representations from
         finite samples*, whose package `dimensionality` has the same estimates.
     """
-    if second is None:
-        a = b = real_array("first", first, "stimuli")
-        validate_stimuli(len(a), fewest=4)
-    else:
-        a, b = two_repeats(first, second, fewest=4)
-    stimuli, units = a.shape
+    repeats = one_or_two_repeats(first, second, fewest=4)
+    stimuli, units = repeats[0].shape
     if units < 2:
         raise invalid_value("first", "at least two units", f"{units}")
     require_memory([("stimuli", stimuli)])
-    products = _products([a, b])
+    products, _ = _products(repeats)
     own = products.diagonal().copy()
     np.fill_diagonal(products, 0.0)
     sums = _distinct_sums(
@@ -434,8 +438,8 @@ def participation_ratio(
         np.sum(products * products.T),
     )
     if sampled_units:
-        for one, other in _slices([a, b]):
-            sums -= _of_single_units(one, other).sum(axis=1)
+        for parts in _slices(repeats):
+            sums -= _of_single_units(parts[0], parts[-1]).sum(axis=1)
     numerator, denominator = sums
     return float(numerator / denominator) if denominator > 0 else float("nan")
 
@@ -479,7 +483,7 @@ def _distinct_sums(
 
 
 def _slices(repeats: Sequence[NDArray[np.floating]]) -> Iterator[list[Array]]:
-    """Some units of both repeats at a time, centered by the first, in float64."""
+    """Some units of all repeats at a time, centered by the first, in float64."""
     stimuli, units = repeats[0].shape
     width = max(256, 2**22 // stimuli)
     for start in range(0, units, width):
@@ -492,22 +496,26 @@ def _slices(repeats: Sequence[NDArray[np.floating]]) -> Iterator[list[Array]]:
         yield [part - mean for part in parts]
 
 
-def _products(repeats: Sequence[NDArray[np.floating]]) -> Array:
-    """Y₁Y₂ᵀ, of shape `(stimuli, stimuli)`; units that never change are refused."""
+def _products(repeats: Sequence[NDArray[np.floating]]) -> tuple[Array, int]:
+    """Y₁Y₂ᵀ, of shape `(stimuli, stimuli)`, and the number of units that change.
+
+    A neuron that never responds was hardly recorded, so it is refused in two repeats.
+    A layer may well have dead units.
+    """
     products = np.zeros(2 * (len(repeats[0]),))
-    constant = 0
-    for first, second in _slices(repeats):
-        changes = np.ptp(first, axis=0) + np.ptp(second, axis=0)
-        constant += np.sum(changes == 0)
-        products += first @ second.T
-    if constant:
+    units = 0
+    for parts in _slices(repeats):
+        units += int(np.sum(np.any([np.ptp(part, axis=0) > 0 for part in parts], 0)))
+        products += parts[0] @ parts[-1].T
+    constant = repeats[0].shape[1] - units
+    if constant and len(repeats) == 2:
         raise invalid_value(
             "first",
             "units that respond to something; leave out the others, here and in "
             "`second`",
             f"{constant} units that are constant in both repeats",
         )
-    return products
+    return products, units
 
 
 def _traces(products: Array, order: NDArray[np.integer]) -> Array:
@@ -554,8 +562,9 @@ def _fitted(
             residuals = np.log(ratios) if logarithms else ratios - 1.0
             return whiten @ residuals, whiten @ jacobian
 
-        # The sum of the variances is 1, so that none is 10.
-        lower, upper = [-np.inf, 0.0, 0.0, 0.0], [np.log(10), np.inf, np.inf, np.inf]
+        # The sum of the variances is 1, so that the largest is between 1/N and 1.
+        lower = [-np.log(10 * units), 0.0, 0.0, 0.0]
+        upper = [np.log(10), STEEPEST, STEEPEST, np.inf]
         return scipy.optimize.least_squares(
             lambda parameters: of_law(parameters)[0],
             start,
@@ -607,7 +616,11 @@ def _log_law(parameters: Sequence[float], log_n: Array) -> tuple[Array, Array]:
     return level - alpha * before - beyond * after, np.stack(slopes)
 
 
-def _no_signal(received: str) -> ValueError:
+def _no_signal(repeats: int, received: str) -> ValueError:
+    if repeats == 1:
+        return invalid_value(
+            "first", "responses that differ between stimuli, and more of them", received
+        )
     return ValueError(
         "The repeats share no signal that can be told from noise. Expected moments "
         "above zero: the same stimuli in the same order in `first` and `second`, and "

@@ -166,7 +166,7 @@ def two_repeats(first: Any, second: Any, fewest: int) -> list[NDArray[np.floatin
         real_array("second", second, "stimuli"),
     ]
     shape = repeats[0].shape
-    validate_stimuli(shape[0], fewest)
+    _validate_stimuli(shape[0], fewest)
     if repeats[1].shape != shape:
         raise invalid_value(
             "second",
@@ -176,14 +176,25 @@ def two_repeats(first: Any, second: Any, fewest: int) -> list[NDArray[np.floatin
     if np.array_equal(repeats[0], repeats[1]):
         raise invalid_value(
             "second",
-            "another repeat than `first`, with noise of its own; for a single one, or "
-            "without noise, use `Spectrum.from_samples`",
+            "another repeat than `first`, with noise of its own; of a single one, or "
+            "without noise, use `moment_spectrum(first)` or `Spectrum.from_samples`",
             "the values of `first`",
         )
     return repeats
 
 
-def validate_stimuli(stimuli: int, fewest: int) -> None:
+def one_or_two_repeats(
+    first: Any, second: Any | None, fewest: int
+) -> list[NDArray[np.floating]]:
+    """Returns what there is, or raises a `ValueError`, as `two_repeats`."""
+    if second is not None:
+        return two_repeats(first, second, fewest)
+    only = real_array("first", first, "stimuli")
+    _validate_stimuli(len(only), fewest)
+    return [only]
+
+
+def _validate_stimuli(stimuli: int, fewest: int) -> None:
     if stimuli < fewest:
         raise invalid_value("first", f"at least {fewest} stimuli", f"{stimuli}")
 

@@ -1,5 +1,7 @@
 """Spectra of a model's layers: over a data set, and in the course of `fit()`."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -63,6 +65,24 @@ class TestMeasuring:
             alone = kp.measure_spectrum(model, data, name)
             np.testing.assert_array_equal(spectrum.eigenvalues, alone.eigenvalues)
             assert spectrum.floor == alone.floor
+
+    def test_warns_of_exponents_that_have_too_few_samples(self, model):
+        def warned(count, name, **options):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                kp.measure_spectrum(model, X[:count], name, **options)
+            return [str(each.message) for each in caught]
+
+        (message,) = warned(90, ["map", "hidden"])  # 48 and 20 units
+        assert "'map', 'hidden': fewer than the units" in message
+        (message,) = warned(210, ["map", "hidden"])
+        assert "'map': fewer" in message
+        assert not warned(210, "map", fit_range=(2, 42))
+        assert warned(210, "map", fit_range=(2, 43))
+        assert warned(47, "map", fit_range=(2, 9))
+        assert not warned(48, "map", fit_range=(2, 9))
+        assert not warned(47, "map", components=10)  # no exponent
+        assert not warned(2, ["map", "hidden", "logits"])
 
     def test_of_fewer_samples_than_units_needs_no_covariance(self, monkeypatch):
         wide = network(feature_map(3), layers.Flatten(), shape=(20, 20, 1))

@@ -1,4 +1,4 @@
-"""Moments of two repeats, against closed forms, simulations and published fits."""
+"""Moments of recordings and layers: closed forms, simulations, published fits."""
 
 import itertools
 from pathlib import Path
@@ -43,6 +43,79 @@ def test_moments_have_no_bias_however_few_the_stimuli():
     errors = np.std(found, axis=0) / np.sqrt(len(found))
     assert np.all(np.abs(np.mean(found, axis=0) - true) < 3 * errors)
     assert np.all(errors < 0.15 * true)
+
+
+def layer(samples, units, law=None, seed=0):
+    """Activations without noise, along random axes."""
+    return repeats(samples, units, law, noise=0.0, seed=seed)[0]
+
+
+def test_moments_of_one_repeat_are_the_sums_over_ordered_cycles():
+    samples = layer(24, 5)
+    found = kp.moment_spectrum(samples, seed=3).moments
+    rng, expected = np.random.default_rng(3), []
+    for _ in range(10):  # pairings and orders
+        order = rng.permutation(np.arange(24))
+        rows = (samples[order[:12]] - samples[order[12:]]) / np.sqrt(2)
+        products = rows @ rows.T
+        expected.append(
+            [
+                np.mean(
+                    [
+                        np.prod(products[list(cycle), [*cycle[1:], cycle[0]]])
+                        for cycle in itertools.combinations(range(12), k)
+                    ]
+                )
+                for k in range(1, 7)
+            ]
+        )
+    np.testing.assert_allclose(found, np.mean(expected, axis=0) / 5, rtol=1e-6)
+
+
+def test_moments_of_one_repeat_have_no_bias_where_pca_has():
+    units, law = 20, kp.PowerLaw(1.0)
+    k, found, plain = np.arange(1, 4)[:, None], [], []
+    for seed in range(150):
+        samples = layer(60, units, law, seed=seed)
+        found.append(kp.moment_spectrum(samples, seed=seed).moments[:3])
+        eigenvalues = kp.Spectrum.from_samples(samples).eigenvalues
+        plain.append(np.mean(eigenvalues**k, axis=1))
+    true = np.mean(law.levels(np.arange(1, units + 1)) ** k, axis=1)
+    errors = np.std(found, axis=0) / np.sqrt(len(found))
+    assert np.all(np.abs(np.mean(found, axis=0) - true) < 3 * errors)
+    assert np.all((np.mean(plain, axis=0) - true)[1:] > 3 * errors[1:])
+
+
+def test_finds_the_exponent_of_a_layer_from_as_many_samples_as_units():
+    exponents, covered = [], 0
+    for seed in range(10):
+        samples = layer(200, 200, seed=seed)
+        spectrum = kp.moment_spectrum(samples, seed=seed)
+        low, high = spectrum.exponent_interval
+        exponents.append(spectrum.exponent)
+        covered += low < 1 < high
+    assert abs(np.mean(exponents) - 1) < 0.03 and covered >= 8
+    assert kp.Spectrum.from_samples(samples).exponent > 1.5
+
+
+@pytest.mark.parametrize("breaks", [None, 20, "search"])
+def test_of_three_directions_alone_no_law_fits(breaks):
+    samples = layer(60, 200)
+    samples[:, 3:] = 1e-3 * samples[:, :1]
+    spectrum = kp.moment_spectrum(samples, breaks=breaks)
+    assert np.isfinite(spectrum.exponent) and spectrum.break_gain >= 0
+
+
+@pytest.mark.parametrize("function", ["moment_spectrum", "participation_ratio"])
+def test_dead_units_of_a_layer_do_not_count(function):
+    of = getattr(kp, function)
+    alive = layer(60, 30)
+    with_dead = np.insert(alive, [0, 7, 7, 30], 2.5, axis=1)
+    expected, found = of(alive), of(with_dead)
+    if function == "moment_spectrum":
+        assert found.units == expected.units == 30
+        expected, found = expected.moments, found.moments
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("breaks", [None, 20, "search"])
@@ -185,6 +258,20 @@ def test_what_are_no_two_repeats_is_refused_by_name(change, message):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a[:23], "Expected at least 24 stimuli"),
+        (lambda a: 0 * a, "Expected responses that differ between stimuli"),
+        (lambda a: a * np.inf, "Expected finite numbers"),
+        (lambda a: a[0], "Expected an array of real numbers"),
+    ],
+)
+def test_what_is_no_repeat_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=f"argument `first`. {message}"):
+        kp.moment_spectrum(change(layer(60, 30) + 1))
+
+
+@pytest.mark.parametrize(
     ("name", "changed"),
     [
         ("breaks", {"breaks": 0}),
@@ -231,7 +318,8 @@ def test_participation_ratio_is_that_of_distinct_stimuli_and_units(
 
 
 def test_participation_ratio_is_that_of_the_package_dimensionality():
-    dimensionality = pytest.importorskip("dimensionality")
+    # Of one repeat: of two, its figures change with a constant added to both.
+    dimensionality = pytest.importorskip("dimensionality", reason="is not installed")
     first, _ = repeats(80, 120, kp.PowerLaw(0.7), noise=0.2)
     found = dimensionality.participation_ratio(first, return_all=True)
     np.testing.assert_allclose(kp.participation_ratio(first), found["both"], rtol=1e-7)

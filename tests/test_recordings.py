@@ -1,7 +1,11 @@
 """cvPCA, against the definition and on recordings whose signal is known."""
 
+from pathlib import Path
+
+import keras
 import numpy as np
 import pytest
+from backend import only
 
 import keras_powerlaw as kp
 
@@ -115,3 +119,22 @@ def test_is_plotted_beside_a_spectrum():
     ax = kp.plot_spectrum(spectra)
     shown = ax.lines[0].get_ydata()
     assert len(shown) == 60 and np.nanmin(shown) > 0
+
+
+@pytest.mark.slow
+@only("tensorflow", why="Keras reads folders of images through it")
+def test_the_ten_lines_of_the_guide_run_on_a_folder(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[1] / "docs" / "recordings.md"
+    code = page.read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+    assert 'weights="imagenet"' in code
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        # Of different colors: an untrained network sees little else.
+        image = rng.uniform(0, 255, (1, 1, 3)) + rng.normal(0, 30, (64, 64, 3))
+        keras.utils.save_img(f"images/{number}.png", image.clip(0, 255), scale=False)
+    # An untrained network of the same layers, on smaller images.
+    code = code.replace('weights="imagenet"', "weights=None, input_shape=(64, 64, 3)")
+    exec(code.replace("224", "64"), {})
+    assert "avg_pool" in capsys.readouterr().out
