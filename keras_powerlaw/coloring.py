@@ -141,8 +141,10 @@ def color_weights(
     validate_reduction(reduction)
     progress = Progress("Coloring", validate_verbose(verbose))
     places, _ = find_layers(model, layers)
-    if not is_sequential_or_functional(model):
-        raise invalid_value("model", "a Sequential or Functional model", model.name)
+    if not is_sequential_or_functional(model) or not model.built:
+        raise invalid_value(
+            "model", "a Sequential or Functional model that is built", f"'{model.name}'"
+        )
     # Keras warns about a list of one input.
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.input
     operations = operations_of(keras.Model(inputs, model.outputs))

@@ -209,8 +209,10 @@ class TestRefusals:
     def test_names_a_model_whose_graph_keras_does_not_know(self):
         model = Subclassed(hidden(5))
         model(gaussian(20, (6,))[0])
-        with pytest.raises(ValueError, match="`model`. Expected a Sequential or Func"):
-            kp.color_weights(model, gaussian(20, (6,))[0], "hidden")
+        unbuilt = keras.Sequential([hidden(5)])
+        for each in (model, unbuilt):
+            with pytest.raises(ValueError, match="`model`. Expected a Sequential or F"):
+                kp.color_weights(each, gaussian(20, (6,))[0], "hidden")
 
     def test_names_data_that_are_not_finite_or_too_few(self):
         model = network(hidden(5), shape=(6,))
