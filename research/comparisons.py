@@ -117,7 +117,7 @@ def controls(results):
         xlabel="measured exponent", ylabel=f"PGD, ε = {CHOSEN_AT:g}: accuracy (%)"
     )
     axes[1].set(xlabel="energy of the input gradient in 50 components")
-    axes[0].set_ylim(0, None)
+    axes[0].set_ylim(0, 100)
     below = {"loc": "outside lower center", "ncols": 3, "frameon": False}
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", **below)
     letter(axes)

@@ -144,12 +144,12 @@ def widths(tiny=False, **options):
 
 
 def controls(tiny=False, **options):
-    training = sizes(60, 2, 3e-3, 100) if tiny else sizes(1000, 6, 5e-3, 128)
-    found = select(
-        "smoke" if tiny else "cpu",
-        **{"conditions": ["vanilla"], "seeds": [0] if tiny else range(5), **training},
+    chosen = {
+        **{"conditions": ["vanilla"], "seeds": [0] if tiny else range(5)},
+        **(sizes(60, 2, 3e-3, 100) if tiny else sizes(1000, 6, 5e-3, 128)),
         **{"attacked": 50 if tiny else 1000, **options, "architectures": ["shallow"]},
-    )
+    }
+    found = select("smoke" if tiny else "cpu", **chosen)
     rest = _compared(tiny, decay=True, explained=True)
     rest["epsilons"] = [0.05, 0.1]
     rest["strongly_attacked"] = 0 if tiny else 200

@@ -52,6 +52,11 @@ def test_comparisons_are_what_they_say():
     differ = ("alpha", "beta", "condition", "form", "tau", "variant")
     assert len({str({**s, **dict.fromkeys(differ)}) for s in swept}) == 1
 
+    controls = runs_of("controls", "--seeds", "3")
+    ways = {(s["condition"], s["form"], s["alpha"]) for s in controls[1:]}
+    assert len(controls) == 16 and len(ways) == 15
+    assert {s["seed"] for s in controls} == {3}
+
     grid = runs_of("matched", "--architectures", "cnn")
     trainings = {}
     for s in grid:

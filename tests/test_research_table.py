@@ -18,15 +18,21 @@ def test_every_printed_table_of_the_page_is_that_of_the_stored_results(capsys):
     page = (DOCS / "results.md").read_text("utf-8").splitlines()
     printed = re.split(r"\n([^|\n]+): [^|\n]+\n", capsys.readouterr().out)
     tables = list(zip(printed[1::2], printed[2::2], strict=True))
-    assert len(tables) == 19
+    assert len(tables) == 21
     shown = 0
     for experiment, text in tables:
         rows = [line for line in text.splitlines() if line]
         assert len(rows) > 2
-        if experiment.split(",")[0] in ("evidence", "matched", "exponents", "widths"):
+        if experiment.split(",")[0] in (
+            "evidence",
+            "matched",
+            "exponents",
+            "widths",
+            "controls",
+        ):
             assert set(rows) <= set(page)
             shown += 1
-    assert shown == 12
+    assert shown == 14
 
 
 @pytest.mark.slow
