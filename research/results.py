@@ -9,7 +9,6 @@
 """
 
 import argparse
-import itertools
 import pathlib
 
 from . import comparisons, figures, table
@@ -92,10 +91,11 @@ def in_order(results, keys):
 
 def show(results, draw=None):
     """Prints the tables of results and, with a folder, draws their figures into it."""
-    groups = itertools.groupby(
-        results, lambda r: (r["experiment"], r["settings"]["dataset"])
-    )
-    for (experiment, dataset), found in groups:
+    groups = {}
+    for result in results:
+        key = result["experiment"], result["settings"]["dataset"]
+        groups.setdefault(key, []).append(result)
+    for (experiment, dataset), found in groups.items():
         tables, drawn, keys = SHOWN.get(experiment, PAPER)
         found = in_order(found, keys)
         for title, rows in tables(found):
